@@ -1,0 +1,130 @@
+"""The command line: one Typer app, and the one place where an error becomes an exit code."""
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+# Threads that spin while they wait slow a pipe of two torch stages tenfold on a small machine. OpenMP reads
+# this when torch is imported, which happens only inside a stage.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+
+from reasonrl import __version__, console, jsonl, provenance
+from reasonrl.errors import ReasonRLError
+from reasonrl.stages import data, demo, eval, filter, report, sample, score, sft
+
+# Typer carries its own copy of click; this is the class that all its usage errors derive from.
+ClickException = typer.BadParameter.__mro__[2]
+
+STAGES = {
+    "data": data.data,
+    "sample": sample.sample,
+    "score": score.score,
+    "filter": filter.filter_,
+    "sft": sft.sft,
+    "eval": eval.eval_,
+    "report": report.report,
+    "demo": demo.demo,
+}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"reasonrl {__version__}")
+        raise typer.Exit
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+app = typer.Typer(
+    name="reasonrl",
+    help="Teach language models to reason with reinforcement learning: stages that read and write JSONL.",
+    epilog="Start with `reasonrl demo`. Every stage explains itself: `reasonrl sample --help`.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: it starts faster and reads the same in a pager
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(version: Version = False) -> None:
+    pass
+
+
+def _register(name: str, run: Callable[..., None]) -> None:
+    """Adds a stage under its name, with the flags that every stage has."""
+
+    def command(**flags) -> None:
+        console.set_up(name, flags.pop("quiet"))
+        flags.pop("debug"), flags.pop("version")
+        provenance.begin(name, flags)
+        run(**flags)
+
+    shared = {"quiet": Quiet, "debug": Debug, "version": Version}
+    parameters = [
+        inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for flag, kind in shared.items()
+    ]
+    own = inspect.signature(run)
+    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])
+    command.__doc__ = run.__doc__
+    app.command(name)(command)
+
+
+for _name, _run in STAGES.items():
+    _register(_name, _run)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line. Returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    stage = next((word for word in arguments if word in STAGES), "")
+    console.set_up(stage, False)
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("reasonrl", list(arguments)) as context:
+            command.invoke(context)
+        jsonl.finish_stdout()
+        return 0
+    except typer.Exit as ending:
+        return ending.exit_code
+    except ReasonRLError as error:
+        problem, code = str(error), error.exit_code
+    except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return 2
+        problem, code = f"{error.format_message()} (see `reasonrl {stage + ' ' if stage else ''}--help`)", 2
+    except BrokenPipeError:
+        jsonl.silence_stdout()
+        return 0
+    except OSError as error:
+        problem, code = jsonl.describe(error), 1
+    except (KeyboardInterrupt, typer.Abort):
+        problem, code = "interrupted", 130
+    except MemoryError:
+        problem, code = "out of memory; a smaller --batch-tokens needs less", 1
+    except Exception as error:
+        problem, code = f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1
+    if "--debug" in arguments:
+        traceback.print_exc()
+    console.error(problem)
+    return code
+
+
+def main() -> NoReturn:
+    """The console script."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except (BrokenPipeError, OSError):
+        jsonl.silence_stdout()
+    sys.exit(code)

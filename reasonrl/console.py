@@ -1,0 +1,80 @@
+"""What a person reads, all of it on stderr. The only module that knows rich."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+
+_stage = "reasonrl"
+_quiet = False
+
+
+def set_up(stage: str, quiet: bool) -> None:
+    """Names the stage that messages come from; `quiet` leaves only warnings and errors."""
+    global _stage, _quiet
+    _stage, _quiet = f"reasonrl {stage}" if stage else "reasonrl", quiet
+
+
+def log(message: str) -> None:
+    """One line of information."""
+    if not _quiet:
+        _line(message)
+
+
+def warn(message: str) -> None:
+    """One line that is printed even under --quiet."""
+    _line(f"warning: {message}")
+
+
+def error(message: str) -> None:
+    """The one line that an error is."""
+    _line(message)
+
+
+def _line(message: str) -> None:
+    print(f"{_stage}: {message}", file=sys.stderr, flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for the eye; the numbers themselves go to stdout as JSON."""
+    if _quiet:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(stderr=True).print(drawn)
+
+
+@contextmanager
+def progress(description: str, total: float | None = None):
+    """Yields `advance(done, note)`: a bar when stderr is a terminal, nothing at all otherwise."""
+    if _quiet or not sys.stderr.isatty():
+        yield lambda done, note="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start

@@ -1,0 +1,1 @@
+"""Policies: loading, saving, and what a checkpoint remembers."""

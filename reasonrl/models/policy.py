@@ -1,0 +1,159 @@
+"""Loading a policy: a causal language model, its tokenizer, and what reasonrl needs to know of them."""
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from reasonrl.errors import ReasonRLError, RecordError, UsageError
+from reasonrl.models import checkpoint
+from reasonrl.tasks.prompts import PromptForm
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass
+class Policy:
+    """A model with its tokenizer. `model` may be None where only the tokenizer is needed."""
+
+    name: str
+    directory: str
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | None
+    form: PromptForm | None = None
+    eos_ids: set[int] = field(default_factory=set)
+    context: int = 1 << 30
+
+    @property
+    def pad_id(self) -> int:
+        """An id to fill tensors with. Padding is masked by length, so any id serves."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.eos_ids, default=0)
+
+    @property
+    def eos_id(self) -> int:
+        """The token that training puts at the end of a completion."""
+        return self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.eos_ids)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, with exactly one BOS if the tokenizer's own habit is to put one."""
+        bos = self.tokenizer.bos_token_id
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        wants_bos = bos is not None and self.tokenizer("a").input_ids[:1] == [bos]
+        return [bos, *ids] if wants_bos and ids[:1] != [bos] else ids
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of a completion, tokenised apart from its prompt, EOS not included."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Texts of completions, special tokens left out."""
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def check_fits(self, name: str, prompt_ids: list[int]) -> None:
+        """Raises RecordError if a prompt leaves no room for a single new token."""
+        if len(prompt_ids) >= self.context:
+            raise RecordError(
+                f"{name}: a prompt of {len(prompt_ids)} tokens does not fit the model's context of {self.context}; "
+                "use fewer --shots or leave the problem out"
+            )
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """12 hex digits that are equal for two tokenizers exactly if they cut text into the same ids."""
+        spec = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        what = {part: spec.get(part) for part in ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def locate(name: str) -> str:
+    """`tiny`, a directory, a `.gguf` file or a hub id → what transformers can load."""
+    if name == "tiny":
+        return str(TINY)
+    if name.endswith(".gguf"):
+        from reasonrl.models import gguf
+
+        return gguf.converted(name)
+    if os.path.isdir(name):
+        checkpoint.refuse_partial(name)
+        if not any(Path(name, file).exists() for file in ("config.json", "adapter_config.json")):
+            raise UsageError(f"{name}: no config.json in it; is it a model directory?")
+        return name
+    if os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"{name}: no such model; give a directory, a .gguf file, a hub id, or tiny")
+    return name
+
+
+def load_tokenizer(name: str) -> Policy:
+    """A Policy without its weights. Raises UsageError where there is no such model."""
+    directory = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:
+        raise _no_such_model(name, error) from None
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"{name}: the tokenizer has no EOS token, so a completion could never end")
+    return Policy(name, directory, tokenizer, None, checkpoint.prompt_form(directory), {tokenizer.eos_token_id})
+
+
+def load_policy(
+    name: str, *, device: str | None = None, dtype: str = "auto", attn: str | None = None, merge: bool = True
+) -> Policy:
+    """A policy with its weights, in evaluation mode, on `device` (default: the best there is).
+
+    A PEFT adapter directory is loaded onto its base and merged, unless `merge` is False.
+    """
+    policy = load_tokenizer(name)
+    where = torch.device(device) if device else best_device()
+    options: dict[str, Any] = {"dtype": torch_dtype(dtype, where), "attn_implementation": attn or "sdpa"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if Path(policy.directory, "adapter_config.json").exists():
+                model = _load_adapter(policy.directory, merge, options)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(policy.directory, **options)
+    except Exception as error:
+        raise _no_such_model(name, error) from None
+    policy.model = model.to(where).eval()
+    ends = model.generation_config.eos_token_id
+    policy.eos_ids |= set(ends if isinstance(ends, list) else [ends]) - {None}
+    policy.context = getattr(model.config, "max_position_embeddings", None) or policy.context
+    return policy
+
+
+def _load_adapter(directory: str, merge: bool, options: dict[str, Any]) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel
+
+    base = locate(PeftConfig.from_pretrained(directory).base_model_name_or_path)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), directory)
+    return model.merge_and_unload() if merge else model
+
+
+def _no_such_model(name: str, error: Exception) -> ReasonRLError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "/" in name or not os.path.exists(name):
+        reason = f"{reason[:160]} (offline, give a directory)" if not os.path.isdir(name) else reason
+    return ReasonRLError(f"cannot load model {name}: {reason}")
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: bf16 on a GPU that has it, else fp32."""
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]

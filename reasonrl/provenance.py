@@ -1,0 +1,152 @@
+"""Where an output came from: the sidecar `OUT.meta.json`, and the check that a resumed run is the same run."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import reasonrl
+from reasonrl import console, jsonl
+from reasonrl.errors import UsageError
+
+# Arguments that say how a run is carried out, not what it computes: they may differ between a run and its resumption.
+MANNER = {"output", "force", "resume", "rejects", "batch_tokens", "device", "save_every", "on_error", "attn"}
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
+WHOLE_HASH_LIMIT = 4 << 30  # bytes; weights beyond this are identified by name and size
+
+_stage = ""
+_arguments: dict[str, Any] = {}
+
+
+def begin(stage: str, arguments: dict[str, Any]) -> None:
+    """Called once by `cli`: what this process was asked to do."""
+    global _stage, _arguments
+    _stage = stage
+    _arguments = {name: _plain(value) for name, value in arguments.items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else getattr(value, "value", value)
+
+
+def describe() -> dict[str, Any]:
+    """Stage, arguments, versions, machine and git state of this process."""
+    loaded = [name for name in PACKAGES if name in sys.modules]
+    return {
+        "stage": _stage,
+        "arguments": _arguments,
+        "argv": sys.argv[1:],
+        "version": reasonrl.__version__,
+        "packages": {name: metadata.version(name) for name in loaded},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working directory's repository and whether it has changes; None outside one."""
+    try:
+        ask = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hash_files(directory: str | Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".gguf")) -> str:
+    """One hash for the files of a model directory (by name and size only, where the weights exceed 4 GiB)."""
+    directory = Path(directory)
+    files = [directory] if directory.is_file() else sorted(p for p in directory.iterdir() if p.suffix in suffixes)
+    by_content = sum(path.stat().st_size for path in files) <= WHOLE_HASH_LIMIT
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
+        if by_content:
+            with open(path, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def check_same_run(described: dict[str, Any] | None, where: str) -> None:
+    """Raises UsageError when an earlier run that is to be resumed had other arguments than this one."""
+    if not described:
+        return
+    before, now = described.get("arguments", {}), _arguments
+    names = sorted(name for name in {*before, *now} - MANNER if before.get(name) != now.get(name))
+    if described.get("stage") != _stage or names:
+        what = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
+        raise UsageError(
+            f"{where} was made by another command ({what or described.get('stage')}); --force starts again"
+        )
+
+
+def sidecar_of(path: str) -> Path:
+    return Path(f"{path}.meta.json")
+
+
+class Output(jsonl.Sink):
+    """A Sink whose file has a sidecar. Fill `counts`, `inputs` and `extra`; they are written when the run ends."""
+
+    def __init__(self, path: str, *, force: bool = False, resume: bool = False, replay: bool = True):
+        if resume and not force and path != "-" and sidecar_of(path).exists():
+            if os.path.exists(path) or os.path.exists(f"{path}.partial"):
+                check_same_run(jsonl.read_json(sidecar_of(path)), path)
+        super().__init__(path, force=force, resume=resume, replay=replay)
+        self.inputs: list[jsonl.Reader] = []
+        self.counts: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {}
+        self._watch = console.Stopwatch()
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.write_sidecar(finished=False)
+
+    def write_sidecar(self, finished: bool) -> None:
+        if not self.is_file:
+            return
+        about = describe() | {
+            "inputs": [
+                {"path": reader.name, "sha256": reader.sha256, "lines": reader.line_number} for reader in self.inputs
+            ],
+            "counts": {"records": self.count} | self.counts,
+            "started": self._started,
+            "seconds": round(self._watch.seconds, 3),
+            "finished": finished,
+        }
+        jsonl.write_json(sidecar_of(self.path), about | self.extra)
+
+
+@contextmanager
+def open_output(path: str, *, force: bool = False, resume: bool = False, replay: bool = True):
+    """Yields an Output; gives it its name if the block succeeds, keeps `.partial` for `--resume` if it does not.
+
+    The sidecar says "finished" just before the file gets its name: a crash in between leaves a `.partial`, never a
+    whole file that is called unfinished.
+    """
+    out = Output(path, force=force, resume=resume, replay=replay)
+    try:
+        yield out
+    except BaseException:
+        try:
+            out.close()
+            out.write_sidecar(finished=False)
+        except OSError:
+            pass  # the disk may be what failed; the first error is the one to tell
+        raise
+    out.flush()
+    out.write_sidecar(finished=True)
+    out.commit()
+
+
+def refuse_unfinished(paths: list[str]) -> None:
+    """Raises UsageError for training data that is not all there: a `.partial`, or a sidecar that says unfinished."""
+    for path in paths:
+        if path.endswith(".partial"):
+            raise UsageError(f"{path} is work in progress; finish it with --resume and pass the finished file")
+        if path != "-" and sidecar_of(path).exists() and not jsonl.read_json(sidecar_of(path)).get("finished"):
+            raise UsageError(f"{path}: its sidecar says the run that writes it has not finished; --resume that run")

@@ -1,0 +1,36 @@
+"""The records that stages hand to each other, one JSON object a line. docs/records.md lists the fields.
+
+Records are plain dictionaries: a stage keeps every field it does not own, and fields it has never heard of.
+"""
+
+import hashlib
+from typing import Any
+
+from reasonrl.errors import RecordError
+
+Record = dict[str, Any]
+
+
+def need(record: Record, *fields: str) -> None:
+    """Raises RecordError if one of the fields is missing."""
+    for field in fields:
+        if field not in record:
+            raise RecordError(f'no field "{field}"')
+
+
+def need_text(record: Record, *fields: str) -> None:
+    """Raises RecordError if one of the fields is missing or no string."""
+    need(record, *fields)
+    for field in fields:
+        if type(record[field]) is not str:
+            raise RecordError(f'field "{field}" is not a string')
+
+
+def question_id(name: str, question: str) -> str:
+    """The id of a problem that came without one: NAME/ and 12 hex digits of the question's hash."""
+    return f"{name}/{hashlib.sha256(question.encode()).hexdigest()[:12]}"
+
+
+def steps(completion: str) -> list[str]:
+    """The steps of a solution: its non-empty lines."""
+    return [line for line in completion.split("\n") if line.strip()]

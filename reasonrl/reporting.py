@@ -1,0 +1,174 @@
+"""Tables and plots of metrics records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasonrl import stats
+from reasonrl.records import Record
+
+NOT_LABELS = {"metrics", "questions", "samples", "greedy"}
+NUMBERS = ("unparseable", "truncated", "unique_solutions", "unique_correct")
+COLOURS = ("#2a6f97", "#e07a5f", "#6a994e", "#8e6c8a", "#bc8034", "#4d4d4d")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: labels, and for each metric its mean and 95% interval."""
+
+    labels: dict[str, Any]
+    values: dict[str, tuple[float, float, float]]
+    seeds: int
+
+
+def merge_seeds(records: Sequence[Record]) -> list[Row]:
+    """Records that agree in all labels but `seed` become one row, in order of first appearance."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        labels = {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
+        groups.setdefault(tuple(labels.items()), []).append(record)
+    return [Row(dict(labels), _values(group), len(group)) for labels, group in groups.items()]
+
+
+def _values(group: list[Record]) -> dict[str, tuple[float, float, float]]:
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for record in group:
+        for metric in record["metrics"]:
+            name = f"{metric['name']}@{metric['k']}"
+            found.setdefault(name, []).append((metric["value"], metric["low"], metric["high"]))
+        for name in NUMBERS:
+            if isinstance(record.get(name), int | float):
+                found.setdefault(name, []).append((record[name],) * 3)
+    return {
+        name: values[0] if len(values) == 1 else stats.seed_interval([value for value, _, _ in values])
+        for name, values in found.items()
+    }
+
+
+def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path]) -> str:
+    """The report's text: heading, table, how to read it, plots."""
+    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+    metrics = sorted(dict.fromkeys(name for row in rows for name in row.values if "@" in name), key=_metric_order)
+    metrics = _worth_a_column(metrics) + [name for name in NUMBERS if any(name in row.values for row in rows)]
+    seeds = ["seeds"] if any(row.seeds > 1 for row in rows) else []
+    header = [*labels, *seeds, *(name.replace("_", " ") for name in metrics)]
+    lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for row in rows:
+        cells = [str(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * len(seeds)
+        cells += [_cell(row.values.get(name)) for name in metrics]
+        lines.append("| " + " | ".join(cells) + " |")
+    many = (
+        "the mean over seeds with its 95% t-interval"
+        if seeds
+        else "the value with its 95% bootstrap interval over questions"
+    )
+    lines += ["", f"Each cell is {many}.", ""]
+    lines += [f"![{path.stem}]({path.name})\n" for path in plots]
+    return "\n".join(lines)
+
+
+def _metric_order(name: str) -> tuple[int, int]:
+    kind, _, k = name.partition("@")
+    return ("maj", "rerank", "pass").index(kind) if kind in ("maj", "rerank", "pass") else 9, int(k)
+
+
+def _worth_a_column(metrics: list[str]) -> list[str]:
+    """The table shows k = 1 and the largest k of each kind; the records and the plots have them all."""
+    by_kind: dict[str, list[str]] = {}
+    for name in metrics:
+        by_kind.setdefault(name.partition("@")[0], []).append(name)
+    return [
+        name
+        for names in by_kind.values()
+        for name in dict.fromkeys((names[0] if names[0].endswith("@1") else names[-1], names[-1]))
+    ]
+
+
+def _cell(value: tuple[float, float, float] | None) -> str:
+    if value is None:
+        return ""
+    mean, low, high = value
+    return f"{mean:.3f}" if low == high else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def plot(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
+    """A plot of the main metrics along the label `x`, and one of pass@k against k. Returns the files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    return [*_plot_along(rows, x, directory), *_plot_pass(rows, x, directory)]
+
+
+def _series(rows: Sequence[Row], x: str) -> dict[str, list[Row]]:
+    """Rows that have a number in label `x`, by their other labels, sorted along `x`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if isinstance(row.labels.get(x), int | float):
+            name = " ".join(str(value) for label, value in row.labels.items() if label != x)
+            found.setdefault(name, []).append(row)
+    return {name: sorted(group, key=lambda row: row.labels[x]) for name, group in found.items()}
+
+
+def _plot_along(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
+    series = _series(rows, x)
+    metrics = sorted({m for row in rows for m in row.values if "@" in m}, key=_metric_order)
+    metrics = _worth_a_column(metrics)
+    if not series or not metrics:
+        return []
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics), 3.2), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for colour, (name, group) in zip(COLOURS * 9, series.items(), strict=False):
+            points = [(row.labels[x], *row.values[metric]) for row in group if metric in row.values]
+            if points:
+                at, value, low, high = zip(*points, strict=True)
+                axis.plot(at, value, marker="o", color=colour, label=name or None)
+                axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(metric)
+        axis.set_xlabel(x)
+        axis.grid(alpha=0.3)
+        if all(isinstance(row.labels[x], int) for group in series.values() for row in group):
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    if any(series):
+        axes[0][0].legend(frameon=False, fontsize=8)
+    return [_save(figure, directory / f"by-{x}.png")]
+
+
+def _plot_pass(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
+    import matplotlib.pyplot as plt
+
+    curves = []
+    for row in rows:
+        points = sorted((int(name[5:]), *value) for name, value in row.values.items() if name.startswith("pass@"))
+        if len(points) > 1:
+            curves.append(
+                (
+                    " ".join(f"{label} {value}" if label == x else str(value) for label, value in row.labels.items()),
+                    points,
+                )
+            )
+    if not curves:
+        return []
+    figure, axis = plt.subplots(figsize=(5, 3.6))
+    for colour, (name, points) in zip(COLOURS * 9, curves, strict=False):
+        k, value, low, high = zip(*points, strict=True)
+        axis.plot(k, value, marker=".", color=colour, label=name or None)
+        axis.fill_between(k, low, high, color=colour, alpha=0.12, linewidth=0)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("k")
+    axis.set_title("pass@k")
+    axis.grid(alpha=0.3)
+    if any(name for name, _ in curves):
+        axis.legend(frameon=False, fontsize=8)
+    return [_save(figure, directory / "pass-at-k.png")]
+
+
+def _save(figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,1 @@
+"""Rewards: what a completion earns, for the whole and for its steps."""

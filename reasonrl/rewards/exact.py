@@ -1,0 +1,28 @@
+"""The sparse reward of the paper: 1 if the final answer is the right number, else 0."""
+
+from typing import NamedTuple
+
+from reasonrl.errors import RecordError
+from reasonrl.tasks import answers
+
+
+class Verdict(NamedTuple):
+    """How a completion's final answer compares with the problem's, under both readings."""
+
+    strict: bool
+    flexible: bool
+    extracted_strict: str | None
+    extracted_flexible: str | None
+
+
+def judge(completion: str, answer: str) -> Verdict:
+    """Reads the completion strictly and flexibly (see `tasks.answers`) and compares with `answer`.
+
+    Raises RecordError if `answer` itself holds no number.
+    """
+    truth = answers.canonical(answer)
+    if truth is None:
+        raise RecordError(f'field "answer" holds no number: {answer!r}')
+    strict = answers.extract(completion)
+    flexible = strict if strict is not None else answers.extract(completion, flexible=True)
+    return Verdict(answers.same(strict, truth), answers.same(flexible, truth), strict, flexible)

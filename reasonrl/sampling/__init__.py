@@ -1,0 +1,52 @@
+"""Drawing completions from a policy: one interface, several engines.
+
+An engine takes requests and yields, for each of them in order, its K completions. What a completion is drawn with
+stands in `Sampling`; how the engine batches is its own affair and must not show in what is drawn.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw. Temperature 0 is greedy; `top_p` 1 keeps the whole distribution."""
+
+    k: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to complete K times. `id` and the seed choose the random draws; `prompt_ids` include any BOS."""
+
+    id: str
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one draw gave.
+
+    ids: every generated token, EOS and the tokens of a stop string included. text: without EOS, cut at the stop
+    string. logprobs: one a token, in nats, of the model at temperature 1; None where the engine cannot say.
+    finish: "eos", "stop" or "length".
+    """
+
+    ids: list[int]
+    text: str
+    logprobs: list[float] | None
+    finish: str
+
+
+class Engine(Protocol):
+    """What every backend offers."""
+
+    def sample(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Completion]]:
+        """Yields K completions for each request, in the order of the requests, as soon as they are complete."""
+        ...

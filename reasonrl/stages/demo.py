@@ -1,0 +1,81 @@
+"""`reasonrl demo`: Expert Iteration on the embedded default, start to finish, with a commentary."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasonrl import console
+from reasonrl.errors import ReasonRLError
+from reasonrl.stages import flags
+
+Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds of Expert Iteration.")]
+
+
+def demo(
+    output: Directory = "runs/demo",
+    rounds: Rounds = 2,
+    seed: flags.Seed = 0,
+    force: flags.Force = False,
+    resume: flags.Resume = False,
+) -> None:
+    """Watch a tiny language model teach itself to reason: Expert Iteration in a few minutes on a laptop.
+
+    Runs recipes/expert_iteration.sh, a shell loop of sample → score → filter → sft, on the bundled task and model.
+    An interrupted demo goes on where it stopped.
+
+    \b
+    Examples:
+      reasonrl demo
+      reasonrl demo --rounds 3 --seed 1 -o runs/demo-seed1
+    """
+    recipe = find_recipe("expert_iteration.sh")
+    if force:
+        import shutil
+
+        shutil.rmtree(output, ignore_errors=True)
+    print(INTRODUCTION.format(recipe=recipe, output=output, rounds=rounds), file=sys.stderr)
+    watch = console.Stopwatch()
+    settings = {"OUT": output, "ROUNDS": str(rounds), "SEED": str(seed)}
+    program = {"REASONRL": f"{sys.executable} -m reasonrl"}
+    ended = subprocess.run(["bash", str(recipe)], env=os.environ | settings | program, stdout=sys.stderr)
+    if ended.returncode:
+        raise ReasonRLError(
+            f"the recipe stopped with exit code {ended.returncode}; run `reasonrl demo -o {output}` to go on"
+        )
+    print((Path(output) / "report" / "report.md").read_text(), file=sys.stdout)
+    print(NEXT.format(output=output, minutes=watch.seconds / 60), file=sys.stderr)
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe of a checkout, or of an installed package."""
+    package = Path(__file__).parent.parent
+    for directory in (package.parent / "recipes", package / "recipes"):
+        if (directory / name).exists():
+            return directory / name
+    raise ReasonRLError(f"{name} is not installed; run it from a checkout's recipes/")
+
+
+INTRODUCTION = """
+A language model of half a million parameters, pretrained on worked solutions in which three steps of ten go wrong,
+now teaches itself: it samples solutions, keeps those whose final answer is right, and is fine-tuned on them, starting
+again from the pretrained weights each round. That is Expert Iteration. The lines that start with + are the commands.
+
+  recipe   {recipe}
+  output   {output}
+  rounds   {rounds}
+"""
+
+NEXT = """
+That took {minutes:.1f} minutes. The plots are {output}/report/by-round.png and {output}/report/pass-at-k.png.
+
+What to try next:
+  jq -r 'select(.reward == 1) | .completion' {output}/round1.scored.jsonl | head     read what it taught itself
+  reasonrl sample --model {output}/round1 --k 4 | reasonrl score | jq -c '[.id, .correct, .extracted]'
+  K=16 LIMIT=4000 ROUNDS=3 OUT=runs/longer bash recipes/expert_iteration.sh           more samples, more rounds
+  TASK=gsm8k MODEL=./smollm2 bash recipes/expert_iteration.sh                         real problems, a real model
+"""

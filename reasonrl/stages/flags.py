@@ -1,0 +1,92 @@
+"""Flags that several stages share: the same name and meaning everywhere, documented once."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from reasonrl.errors import UsageError
+
+
+class OnError(StrEnum):
+    fail = "fail"
+    skip = "skip"
+
+
+class Split(StrEnum):
+    train = "train"
+    test = "test"
+
+
+class Answer(StrEnum):
+    strict = "strict"
+    flexible = "flexible"
+
+
+class Backend(StrEnum):
+    auto = "auto"
+    hf = "hf"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def _argument(metavar: str, help: str):
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+def _option(*names: str, help: str, **more):
+    return typer.Option(*names, help=help, **more)
+
+
+Records = Annotated[list[str] | None, _argument("[FILE...|-]", "JSONL files; default: stdin.")]
+OutputFile = Annotated[str, _option("--output", "-o", metavar="FILE", help="Write here; `-` is stdout.")]
+Checkpoint = Annotated[str, _option("--output", "-o", metavar="DIR", help="Write the checkpoint to this directory.")]
+Force = Annotated[bool, _option("--force", "-f", help="Overwrite an existing output.")]
+Resume = Annotated[bool, _option("--resume", help="Go on where an interrupted run stopped; keep a finished output.")]
+Seed = Annotated[int, _option("--seed", help="Seed of every random choice.")]
+Limit = Annotated[int | None, _option("--limit", min=1, metavar="N", help="Take only the first N.", show_default="all")]
+Task = Annotated[
+    str | None,
+    _option("--task", metavar="TASK", help="Problems of this task: mini, gsm8k, or a JSONL file.", show_default=False),
+]
+Path = Annotated[
+    str | None,
+    _option("--path", metavar="DIR", help="The task's files.", show_default="$REASONRL_DATA"),
+]
+SplitName = Annotated[Split, _option("--split", help="Which split of the task.")]
+Model = Annotated[
+    str,
+    _option("--model", metavar="M", envvar="REASONRL_MODEL", show_envvar=False,
+            help="Hub id, directory, adapter directory, .gguf file, or `tiny`.", show_default="$REASONRL_MODEL or tiny"),
+]  # fmt: skip
+OnErrorFlag = Annotated[OnError, _option("--on-error", help="What a bad input line does.")]
+Rejects = Annotated[
+    str | None, _option("--rejects", metavar="FILE", help="Skip bad lines and put them here.", show_default=False)
+]
+AnswerFlag = Annotated[
+    Answer, _option("--answer", help="strict: only a marked final answer; flexible: else the last number.")
+]
+BatchTokens = Annotated[
+    int | None, _option("--batch-tokens", min=1, metavar="N", help="Tokens in memory at a time.", show_default="auto")
+]
+Device = Annotated[
+    str | None, _option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.", show_default="the best there is")
+]
+DType = Annotated[Precision, _option("--dtype", help="auto: bf16 on a GPU that has it, else fp32.")]
+Attention = Annotated[
+    str | None, _option("--attn", metavar="NAME", help="transformers attention implementation.", show_default="sdpa")
+]
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`I/N` → (I, N), with 0 ≤ I < N."""
+    if text is None:
+        return 0, 1
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit() and int(first) < int(second)):
+        raise UsageError(f"--shard {text}: want I/N with I from 0 to N-1, for example 0/4")
+    return int(first), int(second)

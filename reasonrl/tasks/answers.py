@@ -1,0 +1,95 @@
+r"""Reading the final answer of a solution, and comparing answers as numbers.
+
+A *marked* answer follows `####`, `A:` at the start of a line, `\boxed{`, or "the answer is" (also "answer:"). Where
+several are marked the last one that holds a number counts; `#### 3 + 4 = 7` reads as 7. The strict reading wants a
+marked answer. The flexible one falls back to the last number of the text, which a model can game, and which is why
+both verdicts stand in a scored record.
+
+Numbers may carry a sign, thousands separators, a currency sign, decimals, an exponent, a fraction (`3/4`, `1 1/2`,
+`\frac{3}{4}`), units and a percent sign. Units and percent signs are dropped, not converted: 50% reads as 50.
+Comparison is exact, on rationals: 0.5 = 1/2 = .50, and 0.33 is not 1/3.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_NUMBER = (
+    r"(?P<sign>(?<![0-9)\w])[-−+])?[$€£¥]?(?P<inner>(?<![0-9)\w])[-−])?"
+    r"(?:\\d?frac\{(?P<top>[0-9]+)\}\{(?P<bottom>[0-9]+)\}"
+    rf"|(?P<whole>[0-9]+)[ ]+(?P<over>[0-9]+)/(?P<under>[0-9]+)"
+    rf"|(?P<plain>(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?![0-9]))?)"
+    r"(?:[ ]?/[ ]?(?P<divisor>[0-9]+))?)"
+)
+_MARK = re.compile(r"####|^A:|\\boxed\{|(?i:\banswer(?:\s+is|\s*:))", re.MULTILINE)
+_AFTER_MARK = re.compile(rf"(?:[^\n]{{0,200}}=)?[^0-9\n]{{0,40}}?{_NUMBER}")
+_PLAIN_LAST_LINE = re.compile(r"(?:####|A:) ?(0|[1-9][0-9]{0,17})")
+_ANY = re.compile(_NUMBER)
+
+MAX_MARKS = 16  # looked at from the end; together with the bounds in the patterns, no text can hang the reader
+MAX_DIGITS = 60  # a longer "number" is noise, and exact arithmetic on it would not be bounded
+
+
+def extract(text: str, flexible: bool = False) -> str | None:
+    """The final answer in canonical form ("18", "-0.5", "1/3"), or None if there is none to read."""
+    plain = _PLAIN_LAST_LINE.fullmatch(text, text.rfind("\n") + 1)
+    if plain:  # how most solutions end, read the quick way
+        return plain[1]
+    for mark in list(_MARK.finditer(text))[: -MAX_MARKS - 1 : -1]:
+        found = _AFTER_MARK.match(text, mark.end())
+        if found and (value := _value(found)) is not None:
+            return _spell(value)
+    if flexible:
+        for found in reversed(list(_ANY.finditer(text))):
+            if (value := _value(found)) is not None:
+                return _spell(value)
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical(answer: str) -> str | None:
+    """A bare answer, such as a problem's `answer` field, in canonical form; None if it holds no number."""
+    found = _ANY.search(answer)
+    value = _value(found) if found else None
+    return None if value is None else _spell(value)
+
+
+def same(one: str | None, other: str | None) -> bool:
+    """Whether two answers in canonical form are the same number. None equals nothing."""
+    return one is not None and one == other
+
+
+def _value(found: re.Match) -> Fraction | None:
+    part = found.groupdict()
+    if len(found[0]) > MAX_DIGITS + 40 or sum(map(str.isdigit, found["plain"] or "")) > MAX_DIGITS:
+        return None
+    try:
+        if part["top"]:
+            value = Fraction(int(part["top"]), int(part["bottom"]))
+        elif part["whole"]:
+            value = int(part["whole"]) + Fraction(int(part["over"]), int(part["under"]))
+        else:
+            value = Fraction(part["plain"].replace(",", ""))
+            if part["divisor"]:
+                value /= int(part["divisor"])
+    except ZeroDivisionError:
+        return None
+    negative = (part["sign"] in ("-", "−")) ^ (part["inner"] is not None)
+    return -value if negative else value
+
+
+def _spell(value: Fraction) -> str:
+    """One spelling for each rational: a decimal where one exists, else p/q in lowest terms."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    twos, fives, rest = 0, 0, value.denominator
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    places = max(twos, fives)
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

@@ -1,0 +1,176 @@
+"""One training loop for all trainers, on accelerate: device, precision, several processes, saved state, metrics.
+
+A trainer plans its steps, hands each step's microbatches to `update`, and calls `log`. The loop restores optimiser,
+schedule, random state and position on `--resume`, and cuts the metrics back to where they were saved.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from reasonrl import console, jsonl
+from reasonrl.errors import ReasonRLError, UsageError
+from reasonrl.models.checkpoint import Checkpoint
+from reasonrl.training.batching import Microbatch
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with a learning rate that warms up linearly and falls by a cosine to a floor."""
+
+    learning_rate: float = 2e-5
+    final_learning_rate: float = 2e-7
+    warmup: float = 0.03  # fraction of all steps
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+
+
+def cosine(step: int, total: int, warmup: int, floor: float) -> float:
+    """The learning rate of `step` (from 0) as a fraction of the peak: up over `warmup` steps, down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_accelerator(device: str | None, dtype: str) -> Accelerator:
+    """bf16 autocast where the device has it and `dtype` does not forbid it."""
+    if device and device.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device}: pick the GPU with CUDA_VISIBLE_DEVICES, training takes the first visible one"
+        )
+    has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = dtype == "bf16" or (dtype == "auto" and has_bf16)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
+class Loop:
+    """Optimises `model` (whose forward gives what the trainer's loss needs) over `total` steps.
+
+    save_every: steps between saved states, from which --resume goes on.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimisation: Optimisation,
+        total: int,
+        checkpoint: Checkpoint,
+        save_every: int,
+        seed: int,
+    ):
+        set_seed(seed)
+        self.accelerator, self.checkpoint, self.total, self.save_every = accelerator, checkpoint, total, save_every
+        self.optimisation = optimisation
+        learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            learnable, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
+        )
+        floor = optimisation.final_learning_rate / optimisation.learning_rate
+        warmup = round(optimisation.warmup * total)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, warmup, floor))
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # The schedule counts optimiser steps, which all ranks take together, so accelerate must not step it for each.
+        accelerator.register_for_checkpointing(self.schedule)
+        self.step = self._restore()
+        self._log = jsonl.Log(checkpoint.metrics, lambda m: m["step"] <= self.step) if self.is_main else None
+        self._watch = console.Stopwatch()
+        self._tokens = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def steps(self, plan: Sequence[Any]) -> Iterator[Any]:
+        """Yields each step's plan from where the run stands to the end, saving state on the way."""
+        while self.step < self.total:
+            yield plan[self.step]
+            self.step += 1
+            if self.step % self.save_every == 0 and self.step < self.total:
+                self._save()
+
+    def update(self, parts: Sequence[Microbatch], loss: Callable[[Microbatch], torch.Tensor]) -> dict[str, float]:
+        """One optimiser step. `loss` gives a microbatch's share of the step's loss: the shares are summed.
+
+        Gradients are averaged over processes, so a loss that is normalised over the whole step (all ranks) is
+        multiplied by their number here. Raises ReasonRLError if the loss is not a finite number.
+        """
+        total = torch.zeros((), device=self.accelerator.device)
+        world = self.accelerator.num_processes
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with self._sync(last):
+                value = loss(part.to(self.accelerator.device))
+                self.accelerator.backward(value * world)
+            total += value.detach()
+            self._tokens += part.input_ids.numel()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip)
+        value = float(self.accelerator.reduce(total, "sum"))
+        if not math.isfinite(value):
+            raise ReasonRLError(
+                f"the loss is {value} at step {self.step + 1}; try a smaller --lr (state of the last save is kept)"
+            )
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": value, "grad_norm": float(norm), "learning_rate": rate}
+
+    def _sync(self, last: bool):
+        """Gradients cross between processes once a step, with the last microbatch."""
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """One line in the checkpoint's metrics.jsonl, numbered by the step that has just been taken."""
+        if self._log:
+            seconds = self._watch.seconds
+            self._log.write(
+                {"step": self.step + 1}
+                | metrics
+                | {"seconds": round(seconds, 3), "tokens_per_second": round(self.speed)}
+            )
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second since the start of this process, all ranks together, padding included."""
+        return self._tokens * self.accelerator.num_processes / max(1e-9, self._watch.seconds)
+
+    def finish(self) -> torch.nn.Module:
+        """The trained model, unwrapped."""
+        if self._log:
+            self._log.close()
+        self.accelerator.wait_for_everyone()
+        return self.accelerator.unwrap_model(self.model)
+
+    # Saved state: written aside and renamed, so that a crash leaves the one before.
+
+    def _save(self) -> None:
+        aside = self.checkpoint.state.with_name("state.new")
+        self.accelerator.save_state(str(aside), safe_serialization=False)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            jsonl.write_json(aside / "position.json", {"step": self.step})
+            shutil.rmtree(self.checkpoint.state, ignore_errors=True)
+            os.replace(aside, self.checkpoint.state)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> int:
+        """The step that a saved state stands at; 0 without one."""
+        aside, state = self.checkpoint.state.with_name("state.new"), self.checkpoint.state
+        if not state.exists() and (aside / "position.json").exists():
+            state = aside  # the crash came between removing the old state and renaming the new one
+        if not state.exists():
+            return 0
+        self.accelerator.load_state(str(state))
+        step = int(jsonl.read_json(state / "position.json")["step"])
+        console.log(f"resuming at step {step} of {self.total}")
+        return step
