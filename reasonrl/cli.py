@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from reasonrl import __version__, console, jsonl, provenance
-from reasonrl.errors import ReasonRLError
+from reasonrl.errors import AlreadyDone, ReasonRLError
 from reasonrl.stages import data, demo, eval, filter, report, sample, score, sft
 
 # Typer carries its own copy of click; this is the class that all its usage errors derive from.
@@ -96,35 +96,45 @@ def run(arguments: list[str]) -> int:
         return 0
     except typer.Exit as ending:
         return ending.exit_code
-    except ReasonRLError as error:
-        problem, code = str(error), error.exit_code
-    except ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message(), file=sys.stderr)
-            return 2
-        problem, code = f"{error.format_message()} (see `reasonrl {stage + ' ' if stage else ''}--help`)", 2
+    except AlreadyDone as done:
+        console.log(str(done))
+        return 0
     except BrokenPipeError:
         jsonl.silence_stdout()
         return 0
-    except OSError as error:
-        problem, code = jsonl.describe(error), 1
-    except (KeyboardInterrupt, typer.Abort):
-        problem, code = "interrupted", 130
-    except MemoryError:
-        problem, code = "out of memory; a smaller --batch-tokens needs less", 1
-    except Exception as error:
-        problem, code = f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1
-    if "--debug" in arguments:
-        traceback.print_exc()
-    console.error(problem)
-    return code
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        problem, code = _explain(error, stage)
+        console.error(problem)
+        return code
+
+
+def _explain(error: BaseException, stage: str) -> tuple[str, int]:
+    """What went wrong, in one line, and the exit code that it earns."""
+    if isinstance(error, ReasonRLError):
+        return str(error), error.exit_code
+    if isinstance(error, ClickException):
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            print(message, file=sys.stderr)
+            message = "name a stage"
+        return f"{message} (see `reasonrl {stage + ' ' if stage else ''}--help`)", 2
+    if isinstance(error, OSError):
+        return jsonl.describe(error), 1
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", 130
+    if isinstance(error, MemoryError):
+        return "out of memory (where there is a --batch-tokens, a smaller one needs less)", 1
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1
 
 
 def main() -> NoReturn:
     """The console script."""
+    jsonl.secure_standard_streams()
     code = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
-    except (BrokenPipeError, OSError):
+        jsonl.finish_stdout()
+    except OSError:  # already reported, or nobody reads it
         jsonl.silence_stdout()
     sys.exit(code)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _stage = "reasonrl"
 _quiet = False
@@ -32,7 +32,9 @@ def error(message: str) -> None:
 
 
 def _line(message: str) -> None:
-    print(f"{_stage}: {message}", file=sys.stderr, flush=True)
+    # A message is one line whatever a file name or a field holds; and a run does not fail because nobody listens.
+    with suppress(OSError):
+        print(f"{_stage}: {message}".replace("\n", " "), file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -48,7 +50,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         drawn.add_row(*row)
-    Console(stderr=True).print(drawn)
+    with suppress(OSError):
+        Console(stderr=True).print(drawn)
 
 
 @contextmanager

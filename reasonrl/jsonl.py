@@ -1,46 +1,53 @@
-"""JSON Lines in and out. The only module that touches file descriptors.
+"""JSON Lines in and out. The only module that touches file descriptors (`compressed` opens .gz and .zst for it).
 
 Reading: `-` is stdin, `.gz` and `.zst` are decompressed, every complaint names a file and a line.
 Writing: a file appears whole or not at all. Work in progress is `OUT.partial`, always plain text, so that an
 interrupted run can be cut back to whole records; compression happens when the file is finished.
+
+Numbers are those of JSON parsers everywhere: an integer beyond 64 bits is read as a float, as jq does.
 """
 
+import codecs
+import contextlib
 import errno
-import gzip
+import fcntl
 import hashlib
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from reasonrl import console
+from reasonrl import compressed, console
 from reasonrl.errors import AlreadyDone, ReasonRLError, RecordError, UsageError
 
 Record = dict[str, Any]
 
 CHUNK = 1 << 20  # bytes asked of the system at a time
+PIPE = 1 << 16  # bytes that go to stdout at a time: what a pipe holds
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what a write says when it cannot
 
 
 def dumps(record: Any) -> bytes:
-    """One JSON value without a newline. Numpy scalars are taken as numbers."""
-    return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+    """One JSON value without a newline. Numpy scalars are taken as numbers.
 
-
-# ---------------------------------------------------------------------------------------------------------------
-# Reading
+    Raises RecordError for what cannot be written: nested 255 deep, text that is no Unicode.
+    """
+    try:
+        return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise RecordError(f"cannot be written as JSON ({error})") from None
 
 
 class Reader:
     """The lines of one input, counted and hashed as they pass.
 
     `before_wait` is called before each read that may block: a stage flushes its output there, so that a record
-    leaves a pipeline's stage as soon as nothing more is waiting to come in.
+    leaves a pipeline's stage as soon as nothing more is waiting to come in. `torn` says, at the end, that the last
+    line had no newline.
     """
 
     def __init__(self, path: str, before_wait: Callable[[], None] = lambda: None):
@@ -48,52 +55,50 @@ class Reader:
         self.name = "<stdin>" if path == "-" else path
         self.before_wait = before_wait
         self.line_number = 0
+        self.torn = False
+        self.hashed = True  # a stage that writes no sidecar saves itself the time
         self._hash = hashlib.sha256()
         self._at_end = False
 
     @property
     def sha256(self) -> str | None:
         """Hash of the (decompressed) text, or None if it was not read to the end."""
-        return self._hash.hexdigest() if self._at_end else None
+        return self._hash.hexdigest() if self.hashed and self._at_end else None
 
     def __iter__(self) -> Iterator[bytes]:
-        rest = b""
+        rest: list[bytes] = []  # the pieces of a line whose end has not come yet
         with _open_input(self.path) as stream:
             while True:
                 self.before_wait()
-                try:
-                    chunk = stream.read1(CHUNK)
-                except (EOFError, gzip.BadGzipFile) as error:
-                    raise ReasonRLError(f"{self.name}: broken gzip file ({error})") from None
-                except Exception as error:
-                    if type(error).__module__.startswith("zstandard"):
-                        raise ReasonRLError(f"{self.name}: broken zstd file ({error})") from None
-                    raise
+                chunk = stream.read1(CHUNK)
                 if not chunk:
                     break
-                self._hash.update(chunk)
-                lines = (rest + chunk).split(b"\n")
-                rest = lines.pop()
+                if self.hashed:
+                    self._hash.update(chunk)
+                if b"\n" not in chunk:  # joining the pieces each time would take quadratic time on a huge line
+                    rest.append(chunk)
+                    continue
+                lines = b"".join([*rest, chunk]).split(b"\n")
+                rest = [lines.pop()]
+                if self.line_number == 0:
+                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
                 for line in lines:
                     self.line_number += 1
                     yield line
-            if rest:
+            if last := b"".join(rest):
                 self.line_number += 1
-                yield rest
+                self.torn = True
+                yield last.removeprefix(codecs.BOM_UTF8) if self.line_number == 1 else last
             self._at_end = True
 
 
 def _open_input(path: str) -> BinaryIO:
     if path == "-":
-        return _Stdin()
+        if sys.stdin is None:
+            raise UsageError("stdin is closed; name a file, or pipe records in")
+        return contextlib.nullcontext(sys.stdin.buffer)  # left open when the reader is done with it
     try:
-        if path.endswith(".gz"):
-            return gzip.open(path, "rb")
-        if path.endswith(".zst"):
-            import zstandard
-
-            return zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True)
-        return open(path, "rb")
+        return compressed.unpack(path) if path.endswith(compressed.SUFFIXES) else open(path, "rb")
     except FileNotFoundError:
         partial = Path(f"{path}.partial")
         hint = f" ({partial} is there: its run has not finished)" if partial.exists() else ""
@@ -102,32 +107,25 @@ def _open_input(path: str) -> BinaryIO:
         raise UsageError(f"{path}: is a directory; give a JSONL file") from None
 
 
-class _Stdin:
-    """stdin's bytes, left open when the reader is done with them."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def read1(self, size: int) -> bytes:
-        return sys.stdin.buffer.read1(size)
-
-
 def stdin_is_data() -> bool:
     """True when stdin is a pipe or a file; False for a terminal, /dev/null, or a closed stdin."""
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
+    if sys.stdin is None:
         return False
+    mode = os.fstat(sys.stdin.fileno()).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
 class BadLines:
-    """What to do with a line that cannot be used: fail with its place, or count it, set it aside and go on."""
+    """What to do with a line that cannot be used: fail with its place, or count it, set it aside and go on.
 
-    def __init__(self, on_error: str = "fail", rejects: str | None = None):
+    Raises UsageError if `rejects` is one of the files in `used`, which it would overwrite.
+    """
+
+    def __init__(self, on_error: str = "fail", rejects: str | None = None, used: Iterable[str] = ()):
+        if rejects == "-":
+            raise UsageError("--rejects -: stdout is for records; name a file, or /dev/stderr")
+        if rejects and os.path.realpath(rejects) in map(os.path.realpath, used):
+            raise UsageError(f"--rejects {rejects}: this run reads or writes that file already")
         self.skip = on_error == "skip" or rejects is not None
         self.count = 0
         self._rejects = open(rejects, "wb") if rejects else None
@@ -179,7 +177,7 @@ def inputs(paths: list[str], before_wait: Callable[[], None] = lambda: None) -> 
             raise UsageError("no input: name a file, or pipe records in")
         paths = ["-"]
     for path in paths:
-        if path != "-" and not os.path.exists(path):
+        if path != "-" and (os.path.isdir(path) or not os.path.exists(path)):
             _open_input(path)  # raises, with its hint
     return [Reader(path, before_wait) for path in paths]
 
@@ -194,46 +192,62 @@ def read_json(path: str | Path) -> Any:
 
 def write_json(path: str | Path, value: Any) -> None:
     """A whole JSON file, indented, in place of the old one in a single step."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    write_text(path, text.decode() + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """A whole text file, in place of the old one in a single step."""
     aside = Path(f"{path}.tmp")
-    aside.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Writing
+OTHER = "is not one that this run makes; did the input change? --force starts again"
 
 
 class Sink:
-    """Where records go: stdout, or a file by way of `PATH.partial`.
+    """Where records go: stdout, or a file by way of `PATH.partial`. A device or a FIFO is written straight away.
 
     With `resume`, what an earlier run wrote is cut back to whole records. `kept` says how many those are; the
-    stage either makes its records again and has the first `kept` of them dropped (`replay=True`, the default), or
-    reads `kept_records()` and goes on behind them.
+    stage either makes its records again (`replay=True`, the default), and the first `kept` of them are compared
+    with those that are there already, or reads `kept_records()` and goes on behind them.
     """
 
     def __init__(self, path: str = "-", *, force: bool = False, resume: bool = False, replay: bool = True):
-        self.path = path
-        self.is_file = not (path == "-" or (os.path.exists(path) and not os.path.isfile(path)))
+        self.path = "-" if path == "/dev/stdout" else path
+        self.is_file = not _is_stream(self.path)
         self.partial = f"{path}.partial"
-        self.count = self.kept = 0
-        if not self.is_file:
-            self._stream = sys.stdout.buffer if path == "-" else open(path, "wb")
-            return
-        check_free(path, force=force, resume=resume)
-        parent = os.path.dirname(path)
-        if parent and not os.path.isdir(parent):
-            raise UsageError(f"{path}: no directory {parent}; make it first")
-        if resume and os.path.exists(self.partial):
-            self.kept = _cut_to_whole_lines(self.partial)
-        self._to_drop = self.kept if replay else 0
-        self.count = 0 if replay else self.kept
-        self._stream = open(self.partial, "ab" if self.kept else "wb", buffering=CHUNK)
+        self.count = self.kept = self._to_compare = 0
+        if self.path == "-":
+            if sys.stdout is None:
+                raise UsageError("stdout is closed; name a file with --output")
+            self._stream = open(sys.stdout.fileno(), "wb", buffering=PIPE, closefd=False)
+        elif not self.is_file:
+            self._stream = open(path, "ab")
+        else:
+            check_free(path, force=force, resume=resume)
+            self._stream = self._open_partial()
+            if resume and not force:
+                self.kept = _cut_to_whole_lines(self.partial)
+            else:
+                self._stream.truncate(0)
+            self._to_compare = self.kept if replay else 0
+            self.count = 0 if replay else self.kept
+            self._earlier = open(self.partial, "rb") if self._to_compare else None
+
+    def _open_partial(self) -> BinaryIO:
+        stream = open(self.partial, "ab", buffering=CHUNK)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReasonRLError(f"{self.partial}: another run is writing it") from None
+        return stream
 
     def kept_records(self) -> Iterator[Record]:
         """The records that an earlier run left, in order."""
         if self.kept:
-            with open(self.partial, "rb") as lines:
-                yield from map(orjson.loads, lines)
+            yield from map(orjson.loads, open(self.partial, "rb"))
 
     def keep_first(self, count: int) -> None:
         """Cuts the earlier run's records back further, to the first `count`."""
@@ -243,7 +257,7 @@ class Sink:
                 lines.readline()
             lines.truncate()
         self.kept = self.count = count
-        self._stream = open(self.partial, "ab", buffering=CHUNK)
+        self._stream = self._open_partial()
 
     def write(self, record: Record) -> None:
         self.write_line(dumps(record))
@@ -251,7 +265,9 @@ class Sink:
     def write_line(self, line: bytes) -> None:
         """A record that is already JSON, without its newline."""
         self.count += 1
-        if self.is_file and self.count <= self._to_drop:
+        if self.count <= self._to_compare:
+            if self._earlier.readline() != line + b"\n":
+                raise UsageError(f"{self.partial}: record {self.count} {OTHER}")
             return
         self._stream.write(line + b"\n")
 
@@ -260,25 +276,40 @@ class Sink:
 
     def close(self) -> None:
         """Leaves `.partial` as it is, on disk, for a later `--resume`."""
-        self._stream.flush()
-        if self.path != "-":
+        try:
             self._stream.close()
+        except OSError:
+            if self.path == "-":
+                silence_stdout()  # or what could not be written would be tried again at exit
+            raise
 
     def commit(self) -> None:
         """The file is whole: compress it if its name says so, and give it its name."""
+        if self.count < self._to_compare:
+            raise UsageError(f"{self.partial}: record {self.count + 1} {OTHER}")
         self.close()
         if not self.is_file:
             return
         finished = self.partial
-        if self.path.endswith((".gz", ".zst")):
+        if self.path.endswith(compressed.SUFFIXES):
             finished = f"{self.partial}.packed"
-            with open(self.partial, "rb") as plain, _open_packed(finished, self.path) as packed:
-                shutil.copyfileobj(plain, packed, CHUNK)
+            compressed.pack(self.partial, finished, named=self.path)
         with open(finished, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(finished, self.path)
         if finished != self.partial:
             os.remove(self.partial)
+
+    def is_untouched(self) -> bool:
+        """Whether this run has left nothing worth keeping, and no older file of that name is there."""
+        return self.is_file and not (self.count or self.kept or os.path.exists(self.path))
+
+
+def _is_stream(path: str) -> bool:
+    """What has no name to be renamed to. /dev/stderr and /dev/fd/3 have none even where they lead to a file."""
+    if path == "-" or path.startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 class Log:
@@ -301,16 +332,21 @@ class Log:
 
 
 def check_free(path: str, *, force: bool, resume: bool) -> None:
-    """Refuses to write over finished or unfinished work unless told to."""
+    """Refuses to write over finished or unfinished work unless told to. Raises UsageError, or AlreadyDone."""
+    if not path or path.endswith("/") or os.path.isdir(path):
+        raise UsageError(f"--output {path!r}: name a file")
+    if (parent := os.path.dirname(path)) and not os.path.isdir(parent):
+        raise UsageError(f"{path}: no directory {parent}; make it first")
     if force:
         return
     partial = f"{path}.partial"
-    if os.path.exists(path):
-        if resume:
-            raise AlreadyDone(f"{path} is complete")
+    if os.path.exists(path) and not resume:
         raise UsageError(f"{path} exists; --resume keeps it, --force overwrites it")
     if os.path.exists(partial) and not resume:
         raise UsageError(f"{partial} exists; --resume goes on from it, --force starts again")
+    # Both are there when a run with --force was interrupted: then the unfinished one is what is wanted.
+    if os.path.exists(path) and not os.path.exists(partial):
+        raise AlreadyDone(f"{path} is complete")
 
 
 def _cut_to_whole_lines(path: str) -> int:
@@ -328,22 +364,17 @@ def _cut_to_whole_lines(path: str) -> int:
     return count
 
 
-@contextmanager
-def _open_packed(path: str, named: str) -> Iterator[BinaryIO]:
-    with open(path, "wb") as stream:
-        if named.endswith(".gz"):
-            # Neither name nor time in the header: the same records give the same bytes.
-            packer = gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0)
-        else:
-            import zstandard
-
-            packer = zstandard.ZstdCompressor().stream_writer(stream, closefd=False)
-        with packer:
-            yield packer
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Endings
+def secure_standard_streams() -> None:
+    """Opens /dev/null in place of a closed stdin, stdout or stderr: the next file opened would get its number,
+    and whatever prints there would write into that file. `sys.stdin` and `sys.stdout` still say None.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
 
 
 def silence_stdout() -> None:
@@ -353,13 +384,26 @@ def silence_stdout() -> None:
     os.close(devnull)
 
 
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """What others print meanwhile, and the processes they start, goes to stderr: stdout is for records."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def finish_stdout() -> None:
     """Flushes stdout while an error can still be reported (a full disk shows up here)."""
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def describe(error: OSError) -> str:
     """An operating system's refusal in one line."""
-    place = error.filename or ("stdout" if error.errno in (errno.ENOSPC, errno.EIO) else None)
+    place = error.filename or ("stdout" if error.errno in FULL else None)
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return f"{place}: {reason}" if place else reason

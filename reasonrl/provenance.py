@@ -5,9 +5,9 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,21 @@ def begin(stage: str, arguments: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else getattr(value, "value", value)
+    """What JSON can hold: enums by value, names of files that are no UTF-8 with backslashes."""
+    if isinstance(value, str):
+        return str(getattr(value, "value", value)).encode(errors="backslashreplace").decode()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def describe() -> dict[str, Any]:
     """Stage, arguments, versions, machine and git state of this process."""
+    from importlib import metadata  # slow to import, and `--help` does without
+
     loaded = [name for name in PACKAGES if name in sys.modules]
     return {
         "stage": _stage,
         "arguments": _arguments,
-        "argv": sys.argv[1:],
+        "argv": _plain(sys.argv[1:]),
         "version": reasonrl.__version__,
         "packages": {name: metadata.version(name) for name in loaded},
         "python": platform.python_version(),
@@ -50,6 +55,7 @@ def describe() -> dict[str, Any]:
     }
 
 
+@cache
 def _git_state() -> dict[str, Any] | None:
     """Commit of the working directory's repository and whether it has changes; None outside one."""
     try:
@@ -95,9 +101,9 @@ class Output(jsonl.Sink):
     """A Sink whose file has a sidecar. Fill `counts`, `inputs` and `extra`; they are written when the run ends."""
 
     def __init__(self, path: str, *, force: bool = False, resume: bool = False, replay: bool = True):
-        if resume and not force and path != "-" and sidecar_of(path).exists():
-            if os.path.exists(path) or os.path.exists(f"{path}.partial"):
-                check_same_run(jsonl.read_json(sidecar_of(path)), path)
+        begun = os.path.exists(path) or os.path.exists(f"{path}.partial")
+        if resume and not force and begun and sidecar_of(path).exists():
+            check_same_run(jsonl.read_json(sidecar_of(path)), path)
         super().__init__(path, force=force, resume=resume, replay=replay)
         self.inputs: list[jsonl.Reader] = []
         self.counts: dict[str, Any] = {}
@@ -106,12 +112,20 @@ class Output(jsonl.Sink):
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self.write_sidecar(finished=False)
 
+    def reads(self, readers: list[jsonl.Reader]) -> None:
+        """Notes the inputs for the sidecar; before each wait for more of them, what is written goes out."""
+        self.inputs = readers
+        for reader in readers:
+            reader.before_wait = self.flush
+            reader.hashed = self.is_file
+
     def write_sidecar(self, finished: bool) -> None:
         if not self.is_file:
             return
         about = describe() | {
             "inputs": [
-                {"path": reader.name, "sha256": reader.sha256, "lines": reader.line_number} for reader in self.inputs
+                {"path": _plain(reader.name), "sha256": reader.sha256, "lines": reader.line_number}
+                for reader in self.inputs
             ],
             "counts": {"records": self.count} | self.counts,
             "started": self._started,
@@ -126,21 +140,26 @@ def open_output(path: str, *, force: bool = False, resume: bool = False, replay:
     """Yields an Output; gives it its name if the block succeeds, keeps `.partial` for `--resume` if it does not.
 
     The sidecar says "finished" just before the file gets its name: a crash in between leaves a `.partial`, never a
-    whole file that is called unfinished.
+    whole file that is called unfinished. A run that fails before its first record leaves nothing.
     """
     out = Output(path, force=force, resume=resume, replay=replay)
     try:
         yield out
-    except BaseException:
-        try:
+        out.flush()
+        out.write_sidecar(finished=True)
+        out.commit()
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in jsonl.FULL and not error.filename and out.path != "-":
+            error.filename = path
+        with suppress(OSError, ValueError):  # the disk may be what failed, or the file closed: the first error is told
             out.close()
-            out.write_sidecar(finished=False)
-        except OSError:
-            pass  # the disk may be what failed; the first error is the one to tell
+        with suppress(OSError):
+            if out.is_untouched():
+                os.remove(out.partial)
+                os.remove(sidecar_of(path))
+            else:
+                out.write_sidecar(finished=False)
         raise
-    out.flush()
-    out.write_sidecar(finished=True)
-    out.commit()
 
 
 def refuse_unfinished(paths: list[str]) -> None:

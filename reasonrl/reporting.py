@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl import stats
+from reasonrl.errors import ReasonRLError, RecordError
 from reasonrl.records import Record
 
 NOT_LABELS = {"metrics", "questions", "samples", "greedy"}
@@ -22,13 +23,39 @@ class Row:
     seeds: int
 
 
+def check(record: Record) -> None:
+    """Raises RecordError unless this is a metrics record, with labels that are text or numbers."""
+    metrics = record.get("metrics")
+    if type(metrics) is not list:
+        raise RecordError('no list in field "metrics" (is this what `reasonrl eval` wrote?)')
+    for metric in metrics:
+        if type(metric) is not dict or type(metric.get("name")) is not str or type(metric.get("k")) is not int:
+            raise RecordError('a metric needs "name" (text) and "k" (a whole number)')
+        if not all(type(metric.get(name)) in (int, float) for name in ("value", "low", "high")):
+            raise RecordError(f'{metric["name"]}@{metric["k"]} needs numbers in "value", "low" and "high"')
+    for name, label in record.items():
+        if name not in NOT_LABELS and type(label) not in (str, int, float, bool, type(None)):
+            raise RecordError(f'label "{name}" is neither text nor a number')
+
+
 def merge_seeds(records: Sequence[Record]) -> list[Row]:
-    """Records that agree in all labels but `seed` become one row, in order of first appearance."""
-    groups: dict[tuple, list[Record]] = {}
+    """Records that agree in all labels but `seed` become one row, in order of first appearance.
+
+    Raises ReasonRLError if two of them agree in `seed` as well: their spread would say nothing.
+    """
+    groups: dict[frozenset, list[Record]] = {}
     for record in records:
-        labels = {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
-        groups.setdefault(tuple(labels.items()), []).append(record)
-    return [Row(dict(labels), _values(group), len(group)) for labels, group in groups.items()]
+        groups.setdefault(frozenset(_labels(record).items()), []).append(record)
+    for group in groups.values():
+        seeds = [record.get("seed") for record in group]
+        if len(set(seeds)) < len(seeds):
+            labels = " ".join(f"{name}={value}" for name, value in _labels(group[0]).items()) or "no labels"
+            raise ReasonRLError(f"several records have {labels} and one seed; tell them apart with `eval --set`")
+    return [Row(_labels(group[0]), _values(group), len(group)) for group in groups.values()]
+
+
+def _labels(record: Record) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
 
 
 def _values(group: list[Record]) -> dict[str, tuple[float, float, float]]:
@@ -52,20 +79,23 @@ def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path]) -> str:
     metrics = sorted(dict.fromkeys(name for row in rows for name in row.values if "@" in name), key=_metric_order)
     metrics = _worth_a_column(metrics) + [name for name in NUMBERS if any(name in row.values for row in rows)]
     seeds = ["seeds"] if any(row.seeds > 1 for row in rows) else []
-    header = [*labels, *seeds, *(name.replace("_", " ") for name in metrics)]
+    header = [*map(_text, labels), *seeds, *(name.replace("_", " ") for name in metrics)]
     lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
-        cells = [str(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * len(seeds)
+        cells = [_text(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * len(seeds)
         cells += [_cell(row.values.get(name)) for name in metrics]
         lines.append("| " + " | ".join(cells) + " |")
-    many = (
-        "the mean over seeds with its 95% t-interval"
-        if seeds
-        else "the value with its 95% bootstrap interval over questions"
-    )
-    lines += ["", f"Each cell is {many}.", ""]
+    interval = "the value with its 95% bootstrap interval over questions"
+    if seeds:
+        interval = f"{interval} or, where there are several seeds, their mean with its 95% t-interval"
+    lines += ["", f"Each cell is {interval}.", ""]
     lines += [f"![{path.stem}]({path.name})\n" for path in plots]
     return "\n".join(lines)
+
+
+def _text(label: Any) -> str:
+    """A label that cannot break the table."""
+    return str(label).replace("|", "\\|").replace("\n", " ")
 
 
 def _metric_order(name: str) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reasonrl.records import Record
+
 RESAMPLES = 4000  # of the bootstrap
 
 
@@ -64,24 +66,53 @@ def powers_up_to(n: int) -> list[int]:
     return [*ks, n]
 
 
-def unique_solutions(chains: Sequence[str]) -> int:
-    """How many different solutions there are, told apart by their chain of equations."""
-    return len(set(chains))
-
-
 class Bootstrap:
-    """The percentile bootstrap over questions (Efron 1979), with one set of resamples for all metrics of n questions."""
+    """The percentile bootstrap over questions (Efron 1979), one set of resamples for all metrics of n questions."""
 
     def __init__(self, n: int, seed: int = 0):
         self.n = n
-        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        self.weights = draws.astype(np.float32) / n
+        random = np.random.default_rng(seed)
+        self.weights = np.empty((RESAMPLES, n), dtype=np.float32)
+        for rows in np.array_split(self.weights, 16):  # a block at a time: the draws are wider than the weights
+            rows[:] = random.multinomial(n, np.full(n, 1 / n), size=len(rows)) / n
 
     def estimate(self, values: Sequence[float]) -> Estimate:
         """values: one a question → their mean, and the 2.5% and 97.5% points of the resampled means."""
         values = np.asarray(values, dtype=np.float64)
         low, high = np.quantile(self.weights @ values.astype(np.float32), (0.025, 0.975))
         return Estimate(float(values.mean()), float(low), float(high), self.n)
+
+
+def greedy_metrics(judged: Sequence[Judged], seed: int = 0) -> list[Record]:
+    """maj@1 of greedy samples, one a question."""
+    if not judged:
+        return []
+    return [_metric("maj", 1, [sample.correct for sample in judged], Bootstrap(len(judged), seed))]
+
+
+def sampled_metrics(groups: Sequence[Sequence[Judged]], seed: int = 0) -> list[Record]:
+    """maj, pass and rerank of the samples of each question, at powers of two and at the number sampled.
+
+    Where questions have different numbers of samples the smallest is the largest k. rerank needs every ORM score.
+    """
+    if not groups:
+        return []
+    bootstrap = Bootstrap(len(groups), seed)
+    correct = [sum(sample.correct for sample in group) for group in groups]
+    scored = all(sample.orm is not None for group in groups for sample in group)
+    metrics = []
+    for k in powers_up_to(min(map(len, groups))):
+        if k > 1:
+            metrics.append(_metric("maj", k, [maj_at_k(group, k) for group in groups], bootstrap))
+            if scored:
+                metrics.append(_metric("rerank", k, [rerank_at_k(group, k) for group in groups], bootstrap))
+        passes = [pass_at_k(len(group), c, k) for group, c in zip(groups, correct, strict=True)]
+        metrics.append(_metric("pass", k, passes, bootstrap))
+    return sorted(metrics, key=lambda metric: (metric["name"], metric["k"]))
+
+
+def _metric(name: str, k: int, values: Sequence[float], bootstrap: Bootstrap) -> Record:
+    return {"name": name, "k": k} | bootstrap.estimate(values)._asdict()
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from reasonrl.tasks.prompts import PromptForm
 
 MARKER = "reasonrl.json"
 STATE = "state"  # what --resume needs; removed when the checkpoint is complete
+NEW_STATE = "state.new"  # the next one while it is being written
 METRICS = "metrics.jsonl"
 
 
@@ -31,32 +32,41 @@ def prompt_form(directory: str | Path) -> PromptForm | None:
 class Checkpoint:
     """A checkpoint in the making: `partial` holds the work, `finish` puts the marker in and gives it its name.
 
-    Of several processes only the first (`main`) looks at what is there, clears it away and makes the directory.
+    Raises AlreadyDone where `resume` finds it finished, UsageError where it would overwrite something. Of several
+    processes only the first (`main`) looks at unfinished work, clears it away (`open`) and makes the directory.
     """
 
     def __init__(self, output: str, *, force: bool, resume: bool, main: bool = True):
         self.path = Path(output)
         self.partial = Path(f"{output.rstrip('/')}.partial")
-        if resume and not force and (self.path / MARKER).exists():
+        self.main, self.keep = main, resume and not force
+        if self.keep and (self.path / MARKER).exists():
             provenance.check_same_run(remembered(self.path), output)
             raise AlreadyDone(f"{output} is complete")
-        if main:
-            self._make_room(output, force, resume)
-
-    def _make_room(self, output: str, force: bool, resume: bool) -> None:
-        if self.path.exists() and not force and (any(self.path.iterdir()) if self.path.is_dir() else True):
+        if force or not main:
+            return
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise UsageError(f"{output} exists; --resume keeps a finished checkpoint, --force overwrites it")
-        if self.partial.exists():
-            if force or not (self.partial / "run.json").exists():
-                shutil.rmtree(self.partial)
-            elif not resume:
-                raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
-            else:
-                provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial))
+        if self.has_state and not resume:
+            raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
+        if self.has_state:
+            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial))
+
+    @property
+    def has_state(self) -> bool:
+        """Whether an interrupted run left something to go on from."""
+        return any((self.partial / name / "position.json").exists() for name in (STATE, NEW_STATE))
+
+    def open(self) -> None:
+        """Makes the directory of the work in progress; without `resume`, or with nothing saved, an empty one."""
+        if not self.main:
+            return
+        if not (self.keep and self.has_state):
+            shutil.rmtree(self.partial, ignore_errors=True)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{output}: cannot make the directory ({error.strerror})") from None
+            raise UsageError(f"{self.path}: cannot make the directory ({error.strerror})") from None
         jsonl.write_json(self.partial / "run.json", provenance.describe())
 
     @property
@@ -69,8 +79,13 @@ class Checkpoint:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Writes the marker and renames. `about` is added to arguments, versions and git state."""
-        shutil.rmtree(self.state, ignore_errors=True)
+        for name in (STATE, NEW_STATE):
+            shutil.rmtree(self.partial / name, ignore_errors=True)
         (self.partial / "run.json").unlink()
+        mask = os.umask(0)
+        os.umask(mask)
+        for path in self.partial.glob("*.safetensors"):
+            path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
         jsonl.write_json(self.partial / MARKER, provenance.describe() | about)
         if self.path.exists():
             shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()

@@ -26,9 +26,13 @@ def converted(file: str) -> str:
 
 def convert(file: str, directory: str | Path) -> None:
     """Writes the dequantised fp32 model and its tokenizer to `directory`, whole or not at all."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the loader draws its bars whether or not anybody looks
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder, name = os.path.split(os.path.abspath(file))
     partial = Path(f"{directory}.partial")
     shutil.rmtree(partial, ignore_errors=True)

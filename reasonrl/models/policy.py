@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
@@ -19,7 +26,7 @@ from reasonrl.tasks.prompts import PromptForm
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-TINY = Path(__file__).parent / "tiny"
+BUNDLED = {name: str(Path(__file__).parent / name) for name in ("tiny", "tiny-orm")}
 
 
 @dataclass
@@ -76,9 +83,9 @@ class Policy:
 
 
 def locate(name: str) -> str:
-    """`tiny`, a directory, a `.gguf` file or a hub id → what transformers can load."""
-    if name == "tiny":
-        return str(TINY)
+    """A bundled model, a directory, a `.gguf` file or a hub id → what transformers can load."""
+    if name in BUNDLED:
+        return BUNDLED[name]
     if name.endswith(".gguf"):
         from reasonrl.models import gguf
 
@@ -93,16 +100,38 @@ def locate(name: str) -> str:
     return name
 
 
+def is_adapter(directory: str) -> bool:
+    return Path(directory, "adapter_config.json").exists()
+
+
+def base_of(directory: str) -> str:
+    """The base model of an adapter directory; any other model is its own base."""
+    if not is_adapter(directory):
+        return directory
+    return locate(json.loads(Path(directory, "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
 def load_tokenizer(name: str) -> Policy:
     """A Policy without its weights. Raises UsageError where there is no such model."""
     directory = locate(name)
     try:
+        base = base_of(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(base).get_text_config()
+    except ReasonRLError:
+        raise
     except Exception as error:
-        raise _no_such_model(name, error) from None
+        raise no_such_model(name, error) from None
     if tokenizer.eos_token_id is None:
         raise UsageError(f"{name}: the tokenizer has no EOS token, so a completion could never end")
-    return Policy(name, directory, tokenizer, None, checkpoint.prompt_form(directory), {tokenizer.eos_token_id})
+    try:
+        ends = GenerationConfig.from_pretrained(base).eos_token_id
+    except OSError:  # no such file: the config says it
+        ends = getattr(config, "eos_token_id", None)
+    policy = Policy(name, directory, tokenizer, None, checkpoint.prompt_form(directory), {tokenizer.eos_token_id})
+    policy.eos_ids |= set(ends if isinstance(ends, list) else [ends]) - {None}
+    policy.context = getattr(config, "max_position_embeddings", None) or policy.context
+    return policy
 
 
 def load_policy(
@@ -118,28 +147,25 @@ def load_policy(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if Path(policy.directory, "adapter_config.json").exists():
+            if is_adapter(policy.directory):
                 model = _load_adapter(policy.directory, merge, options)
             else:
                 model = AutoModelForCausalLM.from_pretrained(policy.directory, **options)
     except Exception as error:
-        raise _no_such_model(name, error) from None
+        raise no_such_model(name, error) from None
     policy.model = model.to(where).eval()
-    ends = model.generation_config.eos_token_id
-    policy.eos_ids |= set(ends if isinstance(ends, list) else [ends]) - {None}
-    policy.context = getattr(model.config, "max_position_embeddings", None) or policy.context
     return policy
 
 
 def _load_adapter(directory: str, merge: bool, options: dict[str, Any]) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    base = locate(PeftConfig.from_pretrained(directory).base_model_name_or_path)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), directory)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_of(directory), **options), directory)
     return model.merge_and_unload() if merge else model
 
 
-def _no_such_model(name: str, error: Exception) -> ReasonRLError:
+def no_such_model(name: str, error: Exception) -> ReasonRLError:
+    """A loader's complaint in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "/" in name or not os.path.exists(name):
         reason = f"{reason[:160]} (offline, give a directory)" if not os.path.isdir(name) else reason

@@ -25,4 +25,4 @@ def judge(completion: str, answer: str) -> Verdict:
         raise RecordError(f'field "answer" holds no number: {answer!r}')
     strict = answers.extract(completion)
     flexible = strict if strict is not None else answers.extract(completion, flexible=True)
-    return Verdict(answers.same(strict, truth), answers.same(flexible, truth), strict, flexible)
+    return Verdict(strict == truth, flexible == truth, strict, flexible)

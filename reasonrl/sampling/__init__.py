@@ -50,3 +50,12 @@ class Engine(Protocol):
     def sample(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Completion]]:
         """Yields K completions for each request, in the order of the requests, as soon as they are complete."""
         ...
+
+    def close(self) -> None:
+        """Hands back what the engine holds: processes, connections."""
+        ...
+
+
+def cut_at_stop(text: str, stop: Iterable[str]) -> str:
+    """The text before the first stop string in it."""
+    return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))]

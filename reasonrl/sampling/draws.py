@@ -19,7 +19,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def row_keys(seed: int, ids: list[str], samples: range) -> np.ndarray:
-    """(len(ids) · len(samples),) uint64: a key for each sample k in `samples`, those of a problem next to each other."""
+    """(len(ids) · len(samples),) uint64: a key for each k in `samples`, those of one problem next to each other."""
     heads = [hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest() for name in ids]
     problem = np.frombuffer(b"".join(heads), dtype="<u8")
     sample = _mix((np.array(samples, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)

@@ -15,7 +15,7 @@ import torch
 
 from reasonrl.errors import UsageError
 from reasonrl.models.policy import Policy
-from reasonrl.sampling import Completion, Request, Sampling, attention, draws
+from reasonrl.sampling import Completion, Request, Sampling, attention, cut_at_stop, draws
 from reasonrl.sampling.cache import BLOCK, DecodingCache
 
 CPU_MEMORY = 2 << 30  # bytes of key-value cache and logits that a batch may take on a CPU
@@ -69,6 +69,9 @@ class HFEngine:
                         following += 1
         finally:
             self.model.train(was_training)
+
+    def close(self) -> None:
+        """Nothing to hand back: the policy is the caller's."""
 
     def _rows(self, width: int, sampling: Sampling) -> int:
         """How many samples with prompts of `width` tokens fill the budget."""
@@ -197,7 +200,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tup
     weight = ((logits - top) / sampling.temperature).exp()
     if sampling.top_p < 1:
         # The nucleus: the most probable tokens up to and including the one that reaches top_p (Holtzman et al. 2020).
-        weight, order = weight.sort(-1, descending=True, stable=True)
+        weight, order = weight.sort(dim=-1, descending=True, stable=True)
         mass = weight.cumsum(-1)
         weight = weight.masked_fill(mass - weight >= sampling.top_p * mass[:, -1:], 0)
         token = order.gather(-1, _invert(weight.cumsum(-1), uniform)[:, None]).squeeze(-1)
@@ -250,7 +253,7 @@ class _Drawn:
         done = [
             Completion(
                 ids[row],
-                stops.cut(texts[row]) if stops else texts[row],
+                cut_at_stop(texts[row], stops.stop) if stops else texts[row],
                 logprobs[row, :length].tolist(),
                 FINISH[finish[row]],
             )
@@ -282,7 +285,3 @@ class _StopStrings:
         """(n, T) tokens → (n,) bool: which rows contain a stop string."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=tokens.device)
-
-    def cut(self, text: str) -> str:
-        """The text before the first stop string in it."""
-        return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]

@@ -8,9 +8,11 @@ from reasonrl import provenance
 from reasonrl.stages import flags
 from reasonrl.tasks import source
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="mini, gsm8k, or a JSONL file.", show_default=False)]
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="mini, gsm8k, a JSONL file, or `-` (stdin).", show_default=False)
+]
 Shuffle = Annotated[
-    int | None, typer.Option("--seed", help="Shuffle with this seed.", show_default="the task's own order")
+    int | None, typer.Option("--seed", min=0, help="Shuffle with this seed.", show_default="the task's own order")
 ]
 
 
@@ -35,8 +37,8 @@ def data(
       reasonrl data gsm8k --path ~/data --split test -o gsm8k-test.jsonl
       reasonrl data mini --seed 1 --limit 100 | reasonrl sample --k 4
     """
-    problems, readers = source.problems([], task, split, limit, path=path, shuffle_seed=seed)
+    problems, readers = source.problem_stream([], task, split, limit, path=path, shuffle_seed=seed)
     with provenance.open_output(output, force=force, resume=resume) as out:
-        out.inputs = readers
+        out.reads(readers)
         for problem in problems:
             out.write(problem)

@@ -1,15 +1,15 @@
 """`reasonrl eval`: maj@k, pass@k and rerank@k of scored samples."""
 
 import contextlib
+import math
 from typing import Annotated
 
 import typer
 
-from reasonrl import console, jsonl, provenance, stats
+from reasonrl import console, jsonl, provenance
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
-from reasonrl.records import Record, need, need_text
+from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.stages import flags
-from reasonrl.stats import Bootstrap, Judged
 from reasonrl.tasks import equations
 
 Label = Annotated[
@@ -51,19 +51,24 @@ def eval_(
       reasonrl eval greedy.jsonl sampled.jsonl --set algorithm=ei --set round=2 -o ei2.json
       reasonrl sample --k 8 | reasonrl score | reasonrl eval | jq '.metrics[] | select(.name == "pass")'
     """
+    from reasonrl import stats  # brings numpy, which `--help` need not wait for
+
     labels = _labels(set_ or [])
-    greedy: dict[str, Judged] = {}
-    sampled: dict[str, list[Judged]] = {}
+    greedy: dict[str, stats.Judged] = {}
+    sampled: dict[str, list[stats.Judged]] = {}
     chains: dict[str, dict[str, bool]] = {}
     unparseable = truncated = total = 0
 
     def visit(record: Record, _: bytes) -> None:
         nonlocal unparseable, truncated, total
         need_text(record, "id", "completion")
-        need(record, "temperature")
+        if type(record.get("temperature")) not in (int, float):
+            raise RecordError('no number in field "temperature" (0 says that a sample is greedy)')
         if type(record.get("correct")) is not bool:
             raise RecordError('no verdict in field "correct" (pass the samples through `reasonrl score` first)')
-        judged = Judged(record.get("extracted"), record["correct"], (record.get("rewards") or {}).get("orm"))
+        if type(record.get("extracted")) not in (str, type(None)):
+            raise RecordError('field "extracted" is neither a string nor null')
+        judged = stats.Judged(record.get("extracted"), record["correct"], rewards_of(record).get("orm"))
         total += 1
         unparseable += judged.extracted is None
         truncated += record.get("finish") == "length"
@@ -75,12 +80,18 @@ def eval_(
             solution = equations.chain(record["completion"])
             solutions[solution] = solutions.get(solution, False) or judged.correct
 
+    readers = jsonl.inputs(scored or [])
     with provenance.open_output(output, force=force, resume=resume) as out:
-        out.inputs = jsonl.inputs(scored)
-        jsonl.each(out.inputs, visit, jsonl.BadLines(on_error, rejects))
+        out.reads(readers)
+        jsonl.each(readers, visit, jsonl.BadLines(on_error, rejects, used=[*(scored or []), output]))
         if not total:
             raise ReasonRLError("no scored samples came in")
-        metrics = _greedy_metrics(greedy, seed) + _sampled_metrics(sampled, seed)
+        metrics = stats.greedy_metrics(list(greedy.values()), seed) + stats.sampled_metrics(
+            list(sampled.values()), seed
+        )
+        counts = sorted({len(group) for group in sampled.values()})
+        if len(counts) > 1:
+            console.warn(f"questions have {counts[0]} to {counts[-1]} samples each; metrics go up to k = {counts[0]}")
         found = len(chains) or 1
         out.write(
             labels
@@ -115,37 +126,6 @@ def _labels(pairs: list[str]) -> dict[str, int | float | str]:
         labels[name] = text
         for kind in (float, int):
             with contextlib.suppress(ValueError):
-                labels[name] = kind(text)
+                if math.isfinite(number := kind(text)):  # JSON has no nan, no inf
+                    labels[name] = number
     return labels
-
-
-def _metric(name: str, k: int, values: list[float], bootstrap: Bootstrap) -> Record:
-    return {"name": name, "k": k} | bootstrap.estimate(values)._asdict()
-
-
-def _greedy_metrics(greedy: dict[str, Judged], seed: int) -> list[Record]:
-    if not greedy:
-        return []
-    return [_metric("maj", 1, [judged.correct for judged in greedy.values()], Bootstrap(len(greedy), seed))]
-
-
-def _sampled_metrics(sampled: dict[str, list[Judged]], seed: int) -> list[Record]:
-    """maj, pass and rerank at powers of two and at the number sampled; questions with fewer samples set that number."""
-    if not sampled:
-        return []
-    groups = list(sampled.values())
-    most = min(map(len, groups))
-    if most < max(map(len, groups)):
-        console.warn(f"questions have {most} to {max(map(len, groups))} samples each; metrics go up to k = {most}")
-    bootstrap = Bootstrap(len(groups), seed)
-    correct = [sum(judged.correct for judged in group) for group in groups]
-    scored = all(judged.orm is not None for group in groups for judged in group)
-    metrics = []
-    for k in stats.powers_up_to(most):
-        if k > 1:
-            metrics.append(_metric("maj", k, [stats.maj_at_k(group, k) for group in groups], bootstrap))
-            if scored:
-                metrics.append(_metric("rerank", k, [stats.rerank_at_k(group, k) for group in groups], bootstrap))
-        passes = [stats.pass_at_k(len(group), c, k) for group, c in zip(groups, correct, strict=True)]
-        metrics.append(_metric("pass", k, passes, bootstrap))
-    return sorted(metrics, key=lambda m: (m["name"], m["k"]))

@@ -1,12 +1,13 @@
 """`reasonrl filter`: keeps the samples worth training on."""
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from reasonrl import console, jsonl, provenance
-from reasonrl.errors import RecordError
+from reasonrl.errors import RecordError, UsageError
 from reasonrl.records import Record, need_text
 from reasonrl.stages import flags
 from reasonrl.tasks import equations
@@ -50,6 +51,8 @@ def filter_(
       reasonrl filter scored.jsonl --min-reward 1 -o kept.jsonl
       reasonrl filter round2.jsonl kept1.jsonl --min-reward 1 --dedup equations --per-question 4 -o kept2.jsonl
     """
+    if min_reward is not None and math.isnan(min_reward):
+        raise UsageError("--min-reward nan: want a number")
     seen: set[int] = set()
     kept_of: dict[str, int] = {}
 
@@ -78,9 +81,10 @@ def filter_(
             kept_of[record["id"]] = count + 1
         out.write_line(line)
 
+    readers = jsonl.inputs(samples or [])
     with provenance.open_output(output, force=force, resume=resume) as out:
-        out.inputs = jsonl.inputs(samples, before_wait=out.flush)
-        bad = jsonl.BadLines(on_error, rejects)
-        total = jsonl.each(out.inputs, visit, bad)
+        out.reads(readers)
+        bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
+        total = jsonl.each(readers, visit, bad)
         out.counts = {"read": total, "skipped": bad.count}
     console.log(f"kept {out.count} of {total} samples")

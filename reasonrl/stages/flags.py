@@ -42,12 +42,12 @@ def _option(*names: str, help: str, **more):
     return typer.Option(*names, help=help, **more)
 
 
-Records = Annotated[list[str] | None, _argument("[FILE...|-]", "JSONL files; default: stdin.")]
+Records = Annotated[list[str] | None, _argument("FILE|-", "JSONL files; default: stdin.")]
 OutputFile = Annotated[str, _option("--output", "-o", metavar="FILE", help="Write here; `-` is stdout.")]
 Checkpoint = Annotated[str, _option("--output", "-o", metavar="DIR", help="Write the checkpoint to this directory.")]
 Force = Annotated[bool, _option("--force", "-f", help="Overwrite an existing output.")]
 Resume = Annotated[bool, _option("--resume", help="Go on where an interrupted run stopped; keep a finished output.")]
-Seed = Annotated[int, _option("--seed", help="Seed of every random choice.")]
+Seed = Annotated[int, _option("--seed", min=0, help="Seed of every random choice.")]
 Limit = Annotated[int | None, _option("--limit", min=1, metavar="N", help="Take only the first N.", show_default="all")]
 Task = Annotated[
     str | None,
@@ -61,7 +61,8 @@ SplitName = Annotated[Split, _option("--split", help="Which split of the task.")
 Model = Annotated[
     str,
     _option("--model", metavar="M", envvar="REASONRL_MODEL", show_envvar=False,
-            help="Hub id, directory, adapter directory, .gguf file, or `tiny`.", show_default="$REASONRL_MODEL or tiny"),
+            help="Hub id, directory, adapter directory, .gguf file, or `tiny`.",
+            show_default="$REASONRL_MODEL or tiny"),
 ]  # fmt: skip
 OnErrorFlag = Annotated[OnError, _option("--on-error", help="What a bad input line does.")]
 Rejects = Annotated[

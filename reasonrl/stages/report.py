@@ -7,12 +7,12 @@ import typer
 
 from reasonrl import console, jsonl
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.records import Record, need
+from reasonrl.records import Record
 from reasonrl.stages import flags
 
 Metrics = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[METRICS...|-]", help="Metrics records of `reasonrl eval`.", show_default=False),
+    typer.Argument(metavar="METRICS|-", help="Metrics records of `reasonrl eval`.", show_default=False),
 ]
 Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Write report.md and the plots here.")]
 XAxis = Annotated[str, typer.Option("--x", metavar="LABEL", help="The label that runs along the plots.")]
@@ -42,24 +42,25 @@ def report(
     if table.exists() and resume and not force:
         print(table)
         return
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file; name a directory")
     if table.exists() and not force:
         raise UsageError(f"{table} exists; --force overwrites it, --resume keeps it")
+    from reasonrl import reporting  # brings numpy
+
     records: list[Record] = []
 
     def visit(record: Record, _: bytes) -> None:
-        need(record, "metrics")
+        reporting.check(record)
         records.append(record)
 
     jsonl.each(jsonl.inputs(metrics or []), visit)
     if not records:
         raise ReasonRLError("no metrics records came in")
-
-    from reasonrl import reporting
-
     rows = reporting.merge_seeds(records)
     target.mkdir(parents=True, exist_ok=True)
     plots = reporting.plot(rows, x, target)
-    table.write_text(reporting.markdown(rows, title, plots))
+    jsonl.write_text(table, reporting.markdown(rows, title, plots))
     for path in (table, *plots):
         print(path)
     console.log(f"{len(rows)} rows from {len(records)} records")

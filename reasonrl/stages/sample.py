@@ -1,5 +1,6 @@
 """`reasonrl sample`: K completions of each problem."""
 
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -73,6 +74,8 @@ def sample(
       reasonrl data mini --limit 200 | reasonrl sample --k 8 -o samples.jsonl
       reasonrl sample --task gsm8k --split test --temperature 0 --model ./sft --resume -o greedy.jsonl
     """
+    if top_p == 0:
+        raise UsageError("--top-p 0 leaves nothing to draw from; --temperature 0 is greedy")
     chosen, readers = source.problems(problems or [], task, split, limit, path=path, shard=flags.parse_shard(shard))
     with provenance.open_output(output, force=force, resume=resume, replay=False) as out:
         out.inputs = readers
@@ -90,8 +93,12 @@ def sample(
         sampling = Sampling(k, temperature, top_p, max_tokens, form.stop, seed)
         engine = HFEngine(policy, batch_tokens)
         fixed = {
-            "temperature": temperature, "top_p": top_p, "seed": seed, "model": model, "tokenizer": policy.tokenizer_hash,
-        }  # fmt: skip
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "model": model,
+            "tokenizer": policy.tokenizer_hash,
+        }
         if out.is_file:
             out.extra = {
                 "model": {"name": model, "directory": policy.directory, "sha256": _model_hash(policy.directory)},
@@ -145,8 +152,6 @@ def _record(
 
 def _model_hash(directory: str) -> str | None:
     """Hash of a model on disk; a hub id is its own name."""
-    import os
-
     return provenance.hash_files(directory) if os.path.isdir(directory) else None
 
 

@@ -6,7 +6,7 @@ import typer
 
 from reasonrl import console, jsonl, provenance
 from reasonrl.errors import UsageError
-from reasonrl.records import Record, need_text
+from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.rewards import exact
 from reasonrl.stages import flags
 
@@ -47,21 +47,25 @@ def score(
         need_text(record, "completion", "answer")
         verdict = exact.judge(record["completion"], record["answer"])
         correct = verdict.flexible if flexible else verdict.strict
-        record["correct"] = correct
-        record["correct_strict"] = verdict.strict
-        record["correct_flexible"] = verdict.flexible
-        record["extracted"] = verdict.extracted_flexible if flexible else verdict.extracted_strict
-        record["rewards"] = {**(record.get("rewards") or {}), "exact": int(correct)}
-        record["reward"] = int(correct)
+        extracted = verdict.extracted_flexible if flexible else verdict.extracted_strict
+        record |= {
+            "correct": correct,
+            "correct_strict": verdict.strict,
+            "correct_flexible": verdict.flexible,
+            "extracted": extracted,
+            "rewards": rewards_of(record) | {"exact": int(correct)},
+            "reward": int(correct),
+        }
+        out.write(record)
         strict_count += verdict.strict
         flexible_count += verdict.flexible
-        unparseable += record["extracted"] is None
-        out.write(record)
+        unparseable += extracted is None
 
+    readers = jsonl.inputs(samples or [])
     with provenance.open_output(output, force=force, resume=resume) as out:
-        out.inputs = jsonl.inputs(samples, before_wait=out.flush)
-        bad = jsonl.BadLines(on_error, rejects)
-        total = jsonl.each(out.inputs, visit, bad)
+        out.reads(readers)
+        bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
+        total = jsonl.each(readers, visit, bad)
         out.counts = {
             "correct_strict": strict_count, "correct_flexible": flexible_count,
             "unparseable": unparseable, "skipped": bad.count,

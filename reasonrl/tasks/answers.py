@@ -6,26 +6,28 @@ marked answer. The flexible one falls back to the last number of the text, which
 both verdicts stand in a scored record.
 
 Numbers may carry a sign, thousands separators, a currency sign, decimals, an exponent, a fraction (`3/4`, `1 1/2`,
-`\frac{3}{4}`), units and a percent sign. Units and percent signs are dropped, not converted: 50% reads as 50.
-Comparison is exact, on rationals: 0.5 = 1/2 = .50, and 0.33 is not 1/3.
+`\frac{3}{4}`, `1\frac12`), units and a percent sign. Units and percent signs are dropped, not converted: 50% is 50.
+One spelling stands for each rational, so answers are equal when they are spelled alike:
+0.5 = 1/2 = .50, and 0.33 is not 1/3.
 """
 
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\[,!])[0-9]{3})+(?![0-9])|[0-9]+)"  # also LaTeX's 1{,}234 and 1\,234
 _NUMBER = (
     r"(?P<sign>(?<![0-9)\w])[-−+])?[$€£¥]?(?P<inner>(?<![0-9)\w])[-−])?"
-    r"(?:\\d?frac\{(?P<top>[0-9]+)\}\{(?P<bottom>[0-9]+)\}"
-    rf"|(?P<whole>[0-9]+)[ ]+(?P<over>[0-9]+)/(?P<under>[0-9]+)"
+    r"(?:(?:(?P<units>[0-9]+)[ ]?)?\\[dt]?frac(?:\{(?P<top>[0-9]+)\}\{(?P<bottom>[0-9]+)\}|(?P<t>[0-9])(?P<b>[0-9]))"
+    r"|(?P<whole>[0-9]+)[ ]+(?P<over>[0-9]+)/(?P<under>[0-9]+)"
     rf"|(?P<plain>(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?![0-9]))?)"
-    r"(?:[ ]?/[ ]?(?P<divisor>[0-9]+))?)"
+    r"(?:[ ]?/[ ]?(?P<divisor>[0-9]+(?:\.[0-9]+)?))?)"
 )
 _MARK = re.compile(r"####|^A:|\\boxed\{|(?i:\banswer(?:\s+is|\s*:))", re.MULTILINE)
 _AFTER_MARK = re.compile(rf"(?:[^\n]{{0,200}}=)?[^0-9\n]{{0,40}}?{_NUMBER}")
 _PLAIN_LAST_LINE = re.compile(r"(?:####|A:) ?(0|[1-9][0-9]{0,17})")
 _ANY = re.compile(_NUMBER)
+_SEPARATOR = re.compile(r"[,{}\\!]")
 
 MAX_MARKS = 16  # looked at from the end; together with the bounds in the patterns, no text can hang the reader
 MAX_DIGITS = 60  # a longer "number" is noise, and exact arithmetic on it would not be bounded
@@ -38,12 +40,12 @@ def extract(text: str, flexible: bool = False) -> str | None:
         return plain[1]
     for mark in list(_MARK.finditer(text))[: -MAX_MARKS - 1 : -1]:
         found = _AFTER_MARK.match(text, mark.end())
-        if found and (value := _value(found)) is not None:
-            return _spell(value)
+        if found and (answer := _read(found)) is not None:
+            return answer
     if flexible:
         for found in reversed(list(_ANY.finditer(text))):
-            if (value := _value(found)) is not None:
-                return _spell(value)
+            if (answer := _read(found)) is not None:
+                return answer
     return None
 
 
@@ -51,35 +53,33 @@ def extract(text: str, flexible: bool = False) -> str | None:
 def canonical(answer: str) -> str | None:
     """A bare answer, such as a problem's `answer` field, in canonical form; None if it holds no number."""
     found = _ANY.search(answer)
-    value = _value(found) if found else None
-    return None if value is None else _spell(value)
+    return _read(found) if found else None
 
 
-def same(one: str | None, other: str | None) -> bool:
-    """Whether two answers in canonical form are the same number. None equals nothing."""
-    return one is not None and one == other
-
-
-def _value(found: re.Match) -> Fraction | None:
+def _read(found: re.Match) -> str | None:
+    """The canonical spelling of a number that `_NUMBER` found; None if it divides by zero or is absurdly long."""
     part = found.groupdict()
-    if len(found[0]) > MAX_DIGITS + 40 or sum(map(str.isdigit, found["plain"] or "")) > MAX_DIGITS:
+    if len(found[0]) > MAX_DIGITS + 40:
         return None
+    top, bottom = part["top"] or part["t"], part["bottom"] or part["b"]
     try:
-        if part["top"]:
-            value = Fraction(int(part["top"]), int(part["bottom"]))
+        if top:
+            value = int(part["units"] or 0) + Fraction(int(top), int(bottom))
         elif part["whole"]:
             value = int(part["whole"]) + Fraction(int(part["over"]), int(part["under"]))
         else:
-            value = Fraction(part["plain"].replace(",", ""))
+            plain = _SEPARATOR.sub("", part["plain"])
+            value = int(plain) if plain.isdigit() else Fraction(plain)
             if part["divisor"]:
-                value /= int(part["divisor"])
+                value /= Fraction(part["divisor"])
     except ZeroDivisionError:
         return None
     negative = (part["sign"] in ("-", "−")) ^ (part["inner"] is not None)
-    return -value if negative else value
+    answer = _spell(-value if negative else value)
+    return answer if len(answer) <= MAX_DIGITS else None
 
 
-def _spell(value: Fraction) -> str:
+def _spell(value: Fraction | int) -> str:
     """One spelling for each rational: a decimal where one exists, else p/q in lowest terms."""
     if value.denominator == 1:
         return str(value.numerator)

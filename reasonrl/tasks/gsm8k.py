@@ -1,9 +1,9 @@
 """GSM8K (Cobbe et al. 2021): 7,473 training and 1,319 test questions of grade-school mathematics."""
 
 import re
-from collections.abc import Iterator
 
-from reasonrl.records import Record
+from reasonrl.errors import RecordError
+from reasonrl.records import Record, need_text
 
 HUB = ("openai/gsm8k", "main")
 
@@ -11,13 +11,13 @@ _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
 
 def to_problem(raw: Record) -> Record:
-    """A published row, whose `answer` is a worked solution ending in `#### N`, as a problem without an id."""
+    """A published row, whose `answer` is a worked solution ending in `#### N`, as a problem without an id.
+
+    Raises RecordError if it is none.
+    """
+    need_text(raw, "question", "answer")
     reference = _CALCULATOR_MARK.sub("", raw["answer"]).strip()
-    answer = reference.rsplit("####", 1)[1].strip().replace(",", "")
-    return {"question": raw["question"], "answer": answer, "reference": reference}
-
-
-def problems(rows: Iterator[Record], split: str) -> Iterator[Record]:
-    """Numbered problems from published rows: `gsm8k/train/0`, …"""
-    for number, raw in enumerate(rows):
-        yield {"id": f"gsm8k/{split}/{number}"} | to_problem(raw)
+    _, mark, answer = reference.rpartition("####")
+    if not mark:
+        raise RecordError('field "answer" is no worked solution: there is no "####" in it')
+    return {"question": raw["question"], "answer": answer.strip().replace(",", ""), "reference": reference}

@@ -24,14 +24,13 @@ class PromptForm:
     stop: tuple[str, ...] = field(default=PLAIN_STOP)
 
     def render(self, question: str, tokenizer: Any = None) -> str:
-        """The prompt's text, BOS not included."""
+        """The prompt's text. A chat template may begin it with BOS; `Policy.encode_prompt` keeps it to one."""
         if self.template is not None:
             return self.template.replace("{question}", question)
         if not getattr(tokenizer, "chat_template", None):
             raise UsageError("this model's tokenizer has no chat template; use --prompt plain")
         message = [{"role": "user", "content": question}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return text.removeprefix(tokenizer.bos_token or "")
+        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
     @property
     def hash(self) -> str:
@@ -56,8 +55,8 @@ def prompt_form(name: str | None, stop: list[str] | None, remembered: PromptForm
         form = PromptForm("chat", None, ())
     else:
         try:
-            template = Path(name).read_text()
-        except OSError:
+            template = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
             raise UsageError(f"--prompt {name}: want plain, chat, or a readable file") from None
         if "{question}" not in template:
             raise UsageError(f"--prompt {name}: the file has no {{question}} in it")

@@ -15,33 +15,44 @@ EXAMPLES = 16  # problems of `mini` that stand in when none are given at a termi
 PUBLISHED = {"gsm8k": gsm8k}
 
 
-def task_problems(task: str, split: str, path: str | None = None) -> Iterator[Record]:
-    """The problems of a task in their own order. `task` is a name, or a JSONL file of one's own."""
+def task_problems(
+    task: str, split: str, path: str | None = None, readers: list[jsonl.Reader] | None = None
+) -> Iterator[Record]:
+    """The problems of a task in their own order. `task` is a name, a JSONL file of one's own, or `-`.
+
+    The readers of the files that are read are added to `readers`.
+    """
+    readers = [] if readers is None else readers
     if task == "mini":
         return mini.problems(split)
     if task in PUBLISHED:
-        return PUBLISHED[task].problems(_published_rows(task, split, path), split)
-    if Path(task).suffix in (".jsonl", ".gz", ".zst") or os.path.exists(task):
-        return iter(read_problems([jsonl.Reader(task)]))
+        rows = _published(task, split, path, readers)
+        return ({"id": f"{task}/{split}/{number}"} | problem for number, problem in enumerate(rows))
+    if task == "-" or Path(task).suffix in (".jsonl", ".gz", ".zst") or os.path.exists(task):
+        readers += jsonl.inputs([task])
+        return iter(read_problems(readers))
     raise UsageError(f"no task {task!r}; there are mini, {', '.join(PUBLISHED)}, or name a JSONL file")
 
 
-def _published_rows(task: str, split: str, path: str | None) -> Iterator[Record]:
-    """Rows from DIR/TASK/SPLIT.jsonl or DIR/SPLIT.jsonl, DIR being `path` or $REASONRL_DATA; else from the hub."""
+def _published(task: str, split: str, path: str | None, readers: list[jsonl.Reader]) -> list[Record]:
+    """Problems from DIR/TASK/SPLIT.jsonl or DIR/SPLIT.jsonl, DIR being `path` or $REASONRL_DATA; else from the hub."""
+    to_problem = PUBLISHED[task].to_problem
     directory = path or os.environ.get("REASONRL_DATA")
     if directory:
-        for file in (Path(directory, task, f"{split}.jsonl"), Path(directory, f"{split}.jsonl")):
-            if file.exists():
-                rows: list[Record] = []
-                jsonl.each([jsonl.Reader(str(file))], lambda row, _: rows.append(row))
-                return iter(rows)
-        raise UsageError(f"{directory}: neither {task}/{split}.jsonl nor {split}.jsonl is in it")
+        files = (Path(directory, task, f"{split}.jsonl"), Path(directory, f"{split}.jsonl"))
+        file = next((str(file) for file in files if file.exists()), None)
+        if file is None:
+            raise UsageError(f"{directory}: neither {task}/{split}.jsonl nor {split}.jsonl is in it")
+        rows: list[Record] = []
+        readers.append(jsonl.Reader(file))
+        jsonl.each(readers[-1:], lambda row, _: rows.append(to_problem(row)))
+        return rows
     try:
         import datasets
     except ImportError:
         raise UsageError(f"{task}: set REASONRL_DATA, give --path DIR, or pip install 'reasonrl[hub]'") from None
     try:
-        return iter(datasets.load_dataset(*PUBLISHED[task].HUB, split=split))
+        return [to_problem(row) for row in datasets.load_dataset(*PUBLISHED[task].HUB, split=split)]
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ReasonRLError(
@@ -53,19 +64,24 @@ def read_problems(readers: list[jsonl.Reader]) -> list[Record]:
     """Problems from JSONL: `question` and `answer` are enough, ids are made from the question where absent."""
     found: list[Record] = []
     seen: set[str] = set()
-    name = {reader.name: "stdin" if reader.path == "-" else Path(reader.path).name.split(".")[0] for reader in readers}
 
     for reader in readers:
+        # A pipe, also one that is named as a file (`<(…)`), has another name every time.
+        name = Path(reader.path).name.split(".")[0] if os.path.isfile(reader.path) else "stdin"
 
-        def visit(problem: Record, _: bytes, reader: jsonl.Reader = reader) -> None:
+        def visit(problem: Record, _: bytes, name: str = name) -> None:
             need_text(problem, "question")
-            if "####" in str(problem.get("answer", "")):
+            answer = problem.get("answer", "")
+            if type(answer) in (int, float):
+                problem["answer"] = str(answer)
+            elif type(answer) is not str:
+                raise RecordError('field "answer" is neither a string nor a number')
+            elif "####" in answer:
                 problem |= gsm8k.to_problem(problem)
-            if "answer" in problem:
-                problem["answer"] = str(problem["answer"])
             problem.setdefault("reference", None)
             if "id" not in problem:
-                problem = {"id": question_id(name[reader.name], problem["question"])} | problem
+                problem = {"id": question_id(name, problem["question"])} | problem
+            need_text(problem, "id")
             if problem["id"] in seen:
                 raise RecordError(f"duplicate id {problem['id']!r}; ids must be unique")
             seen.add(problem["id"])
@@ -75,7 +91,7 @@ def read_problems(readers: list[jsonl.Reader]) -> list[Record]:
     return found
 
 
-def problems(
+def problem_stream(
     files: list[str],
     task: str | None,
     split: str,
@@ -83,29 +99,43 @@ def problems(
     *,
     path: str | None = None,
     shuffle_seed: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> tuple[list[Record], list[jsonl.Reader]]:
+) -> tuple[Iterator[Record], list[jsonl.Reader]]:
     """The problems a stage is to work on, and the readers they came through.
 
     First that applies: files; an explicit task; stdin when it is a pipe or a file; else the first 16 of `mini`.
-    `shard` (I, N) then takes every N-th problem from the I-th on.
+    Raises ReasonRLError if there are none: an upstream that failed must not turn into a run on something else.
     """
     readers: list[jsonl.Reader] = []
     if files or (task is None and jsonl.stdin_is_data()):
         readers = jsonl.inputs(files)
-        if any(len(list(group)) > 1 for _, group in itertools.groupby(sorted(files))):
+        if len(set(files)) < len(files):
             raise UsageError("the same file is given twice")
         found = iter(read_problems(readers))
     elif task is None:
         console.log(f"no problems given: taking the first {limit or EXAMPLES} of mini ({split})")
         found, limit = mini.problems(split), limit or EXAMPLES
     else:
-        found = task_problems(task, split, path)
+        found = task_problems(task, split, path, readers)
     if shuffle_seed is not None:
-        found = list(found)
-        random.Random(shuffle_seed).shuffle(found)
-    chosen = list(itertools.islice(found, limit))
-    if not chosen:
+        shuffled = list(found)
+        random.Random(shuffle_seed).shuffle(shuffled)
+        found = iter(shuffled)
+    first = next(found, None)
+    if first is None:
         raise ReasonRLError("no problems: the input is empty (did the stage before this one fail?)")
+    return itertools.islice(itertools.chain([first], found), limit), readers
+
+
+def problems(
+    files: list[str],
+    task: str | None,
+    split: str,
+    limit: int | None,
+    *,
+    path: str | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> tuple[list[Record], list[jsonl.Reader]]:
+    """A list of what `problem_stream` gives; `shard` (I, N) takes every N-th problem from the I-th on."""
+    found, readers = problem_stream(files, task, split, limit, path=path)
     first, count = shard
-    return chosen[first::count], readers
+    return list(found)[first::count], readers

@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 
 from reasonrl import console, jsonl
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.checkpoint import Checkpoint
+from reasonrl.models.checkpoint import NEW_STATE, Checkpoint
 from reasonrl.training.batching import Microbatch
 
 
@@ -154,7 +154,7 @@ class Loop:
     # Saved state: written aside and renamed, so that a crash leaves the one before.
 
     def _save(self) -> None:
-        aside = self.checkpoint.state.with_name("state.new")
+        aside = self.checkpoint.partial / NEW_STATE
         self.accelerator.save_state(str(aside), safe_serialization=False)
         self.accelerator.wait_for_everyone()
         if self.is_main:
@@ -165,10 +165,10 @@ class Loop:
 
     def _restore(self) -> int:
         """The step that a saved state stands at; 0 without one."""
-        aside, state = self.checkpoint.state.with_name("state.new"), self.checkpoint.state
-        if not state.exists() and (aside / "position.json").exists():
-            state = aside  # the crash came between removing the old state and renaming the new one
+        aside, state = self.checkpoint.partial / NEW_STATE, self.checkpoint.state
         if not state.exists():
+            state = aside  # a crash between removing the old state and renaming the new one leaves only this
+        if not (state / "position.json").exists():
             return 0
         self.accelerator.load_state(str(state))
         step = int(jsonl.read_json(state / "position.json")["step"])

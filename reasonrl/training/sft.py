@@ -13,9 +13,11 @@ import torch
 
 from reasonrl import console
 from reasonrl.errors import ReasonRLError, RecordError
+from reasonrl.models import adapters
 from reasonrl.models.checkpoint import Checkpoint
+from reasonrl.models.encoding import completion_ids, prompt_text
 from reasonrl.models.policy import Policy
-from reasonrl.records import Record, need_text
+from reasonrl.records import Record
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training.batching import Example, Microbatch, batches, microbatches, share
 from reasonrl.training.loop import Loop, Optimisation, make_accelerator
@@ -38,46 +40,19 @@ class Settings:
 
 
 def to_example(record: Record, policy: Policy, form: PromptForm, tokenizer_hash: str) -> Example:
-    """What a record teaches: a sample its completion, a problem its reference.
+    """What a record teaches: a sample its completion (see `models.encoding`), a problem its reference.
 
-    A sample's own ids are used when this tokenizer made them (decoding and encoding again may give others). EOS ends
-    a completion that stopped, and never one that ran out of tokens. Raises RecordError if there is nothing to learn.
+    Raises RecordError if there is nothing to learn.
     """
-    if "question" in record:
-        need_text(record, "question")
-        prompt = form.render(record["question"], policy.tokenizer)
-    else:
-        need_text(record, "prompt")
-        prompt = record["prompt"]
-    prompt_ids = policy.encode_prompt(prompt)
+    prompt_ids = policy.encode_prompt(prompt_text(record, form, policy.tokenizer))
     if "completion" not in record:
         if type(record.get("reference")) is not str:
             raise RecordError('no field "completion" and no text in "reference": nothing to learn from')
         return Example(prompt_ids, [*policy.encode_completion(record["reference"]), policy.eos_id])
-    need_text(record, "completion")
-    text, finish = record["completion"], record.get("finish", "stop")
-    ids = record.get("completion_ids") if record.get("tokenizer") == tokenizer_hash else None
-    if ids and finish == "stop":
-        ids = _without_stop_string(ids, text, policy)
-    ids = list(ids) if ids else policy.encode_completion(text)
-    if finish != "length" and ids[-1:] != [policy.eos_id]:
-        if ids[-1:] and ids[-1] in policy.eos_ids:
-            ids.pop()
-        ids.append(policy.eos_id)
+    ids = completion_ids(record, policy, tokenizer_hash)
     if not ids:
         raise RecordError("an empty completion that did not end: nothing to learn from")
     return Example(prompt_ids, ids)
-
-
-def _without_stop_string(ids: list[int], text: str, policy: Policy) -> list[int] | None:
-    """The ids that spell `text`; None if the stop string began in the middle of a token."""
-    for length in range(len(ids), -1, -1):
-        shown = policy.decode([ids[:length]])[0]
-        if shown == text:
-            return ids[:length]
-        if len(shown) < len(text):
-            break
-    return None
 
 
 def train(
@@ -93,6 +68,8 @@ def train(
 ) -> None:
     """Fine-tunes `policy` on `examples` and writes the finished checkpoint. `about` goes into its marker."""
     accelerator = make_accelerator(device, dtype)
+    checkpoint.open()
+    accelerator.wait_for_everyone()
     longest = min(settings.max_length or policy.context, policy.context)
     fitting = [example for example in examples if len(example) <= longest]
     if len(fitting) < len(examples):
@@ -134,15 +111,20 @@ def train(
 
     trained = loop.finish().model
     if loop.is_main:
-        save(trained, policy, checkpoint, settings)
+        adapters.save(trained, policy, checkpoint.partial)
         checkpoint.finish(
-            {"prompt": form.to_json(), "tokenizer": policy.tokenizer_hash, "examples": len(fitting), "steps": len(plan)}
+            {
+                "prompt": form.to_json(),
+                "tokenizer": policy.tokenizer_hash,
+                "examples": len(fitting),
+                "steps": len(plan),
+                "processes": world,
+            }
             | (about or {})
         )
         if plan:
-            console.log(
-                f"{len(plan)} steps on {len(fitting)} examples, last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
-            )
+            loss_and_speed = f"last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
+            console.log(f"{len(plan)} steps on {len(fitting)} examples, {loss_and_speed}")
     accelerator.wait_for_everyone()
 
 
@@ -153,26 +135,5 @@ def prepare_model(policy: Policy, settings: Settings) -> torch.nn.Module:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     if settings.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(settings.seed)
-        config = LoraConfig(
-            r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = get_peft_model(model, config)
+        model = adapters.add_lora(policy, settings.lora_rank, "CAUSAL_LM", settings.seed)
     return model
-
-
-def save(model: torch.nn.Module, policy: Policy, checkpoint: Checkpoint, settings: Settings) -> None:
-    """Weights and tokenizer into the checkpoint. An adapter trained on a merged adapter is merged too: its base
-    exists nowhere else."""
-    if settings.lora_rank and checkpoint_is_adapter(policy):
-        model = model.merge_and_unload()
-    model.save_pretrained(checkpoint.partial)
-    policy.tokenizer.save_pretrained(checkpoint.partial)
-
-
-def checkpoint_is_adapter(policy: Policy) -> bool:
-    from pathlib import Path
-
-    return Path(policy.directory, "adapter_config.json").exists()

@@ -1,0 +1,36 @@
+# `just` lists what can be done here; `just test` is what CI runs.
+
+python := env("PYTHON", "python")
+
+_default:
+    @just --list
+
+# Install with everything a developer needs, and run all tests.
+test *ARGS:
+    {{python}} -m pytest {{ARGS}}
+
+# The tests that take no more than a few seconds each.
+test-fast *ARGS:
+    {{python}} -m pytest -m "not slow" {{ARGS}}
+
+lint:
+    ruff format --check .
+    ruff check .
+
+# Expert Iteration on the embedded default.
+demo *ARGS:
+    reasonrl demo {{ARGS}}
+
+# Expert Iteration over three seeds: the table in docs/results/expert-iteration-mini/report.md.
+expert-iteration:
+    recipes/expert_iteration_seeds.sh
+
+# Rebuild the bundled model, and check that it is the one in the package.
+tiny:
+    recipes/tiny.sh build/tiny
+
+# Speed and memory claims, each against a named peer in one run.
+bench:
+    {{python}} benchmarks/jsonl_throughput.py
+    {{python}} benchmarks/sampling_throughput.py
+    {{python}} benchmarks/pipe_cost.py

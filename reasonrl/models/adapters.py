@@ -1,0 +1,29 @@
+"""LoRA adapters (Hu et al. 2021, arXiv 2106.09685): putting one on a model, and saving it so that it loads again."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from reasonrl.models.policy import Policy
+
+
+def add_lora(policy: Policy, rank: int, task_type: str, seed: int) -> nn.Module:
+    """The policy's model with a fresh adapter on every linear layer of its trunk. PEFT lets the head of a token
+    classifier learn whole."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    trunk = policy.model.base_model
+    layers = {name.rpartition(".")[2] for name, layer in trunk.named_modules() if isinstance(layer, nn.Linear)}
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(layers), task_type=task_type)
+    return get_peft_model(policy.model, config)
+
+
+def save(model: nn.Module, policy: Policy, directory: str | Path) -> None:
+    """Weights and tokenizer into `directory`. An adapter trained on a merged adapter is merged too: its base exists
+    nowhere else."""
+    if hasattr(model, "merge_and_unload") and Path(policy.directory, "adapter_config.json").exists():
+        model = model.merge_and_unload()
+    model.save_pretrained(directory)
+    policy.tokenizer.save_pretrained(directory)

@@ -1,0 +1,126 @@
+"""The real binary in a temporary directory, real data where there is some, and no silent skips."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("REASONRL_DATA") or ROOT.parent / "shared" / "data")
+
+
+class Done(NamedTuple):
+    """How a shell line ended. `out` is bytes, because stdout is data; `err` is text, because people read it."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Variables under which `reasonrl` is the package under test, and nothing of the tester's settings leaks in."""
+    bin = tmp_path_factory.mktemp("bin")
+    (bin / "reasonrl").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reasonrl "$@"\n')
+    (bin / "reasonrl").chmod(0o755)
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("REASONRL_", "NO_COLOR", "FORCE_"))
+    }
+    path = f"{ROOT}{os.pathsep}{kept.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    return kept | {"PATH": f"{bin}{os.pathsep}{kept['PATH']}", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def sh(tmp_path, environment):
+    """`sh("reasonrl data mini | head -1")`: a bash line with pipefail, run in `tmp_path`. stdin is /dev/null."""
+
+    def run(line: str, stdin: bytes | None = None, timeout: float = 60, **variables: str) -> Done:
+        source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line}"],
+            cwd=tmp_path, env=environment | variables, capture_output=True, timeout=timeout, **source,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr.decode(), done.stderr.decode()
+        return Done(done.returncode, done.stdout, done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path, environment):
+    """`start("score", "in.jsonl")`: a live process of one stage, all three streams pipes. Killed when the test ends."""
+    running = []
+
+    def launch(*words) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "reasonrl", *map(str, words)], cwd=tmp_path, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        running.append(process)
+        return process
+
+    yield launch
+    for process in running:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The directory of published data sets: $REASONRL_DATA, or ../shared/data beside the repository."""
+    if not (DATA / "gsm8k").is_dir():
+        pytest.skip(f"no published data: REASONRL_DATA names none, and {DATA}/gsm8k is not there")
+    return DATA
+
+
+def sample_record(number: int, **more) -> dict:
+    """A sample of question number // 4, right where `number` is even."""
+    question, k = divmod(number, 4)
+    said = question + number % 2
+    return {
+        "id": f"q/{question}", "question": f"What is {question}?", "answer": str(question), "reference": None, "k": k,
+        "completion": f"It is {question} + {number % 2} = {said}.\n#### {said}", "temperature": 1.0, "finish": "eos",
+    } | more  # fmt: skip
+
+
+def lines(*records: dict) -> bytes:
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+# A skipped test is counted; where CI is set, one fails the run, unless its reason starts with "expected:".
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(f"{report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}")
+
+
+def _unexpected() -> list[str]:
+    return [skip for skip in _skipped if ": expected:" not in skip]
+
+
+def pytest_collectreport(report):
+    if report.skipped:
+        _skipped.append(f"{report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    if _unexpected() and os.environ.get("CI", "").lower() in ("1", "true") and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    for skip in _unexpected():
+        terminalreporter.write_line(f"SKIPPED UNEXPECTEDLY {skip}", red=True)

@@ -1,0 +1,95 @@
+"""What the README promises to run, runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def marked(name):
+    """The command lines under `<!-- name -->` in the README."""
+    block = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", README, re.S)
+    assert block, f"the README has no block marked {name}"
+    return block[1].strip().splitlines()
+
+
+def shell(command, **more):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], env=environment, capture_output=True, text=True, **more
+    )
+
+
+def test_first_screen_holds_two_one_line_commands():
+    screen = README.splitlines()[:40]
+    for name in ("demo", "tests"):
+        assert len(marked(name)) == 1 and f"<!-- {name} -->" in screen
+
+
+def test_ci_runs_the_readmes_test_command():
+    shown = shell("sed -n '/<!-- tests -->/,/^```$/p' README.md | grep -v -e '^```' -e '<!--'", cwd=ROOT).stdout.strip()
+    assert [shown] == marked("tests")
+
+
+@pytest.mark.slow
+def test_the_pipelines_run_verbatim(tmp_path):
+    for command in marked("pipelines"):
+        done = shell(command, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_pipeline_of_the_contract_counts_correct_samples(tmp_path):
+    line = (
+        "reasonrl data mini --limit 200 | reasonrl sample --k 8 | reasonrl score --reward exact"
+        " | jq -c 'select(.reward == 1)' | wc -l"
+    )
+    assert line in README
+    done = shell(line, cwd=tmp_path)
+    assert done.returncode == 0 and 50 < int(done.stdout) < 1500, done.stderr
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_stops_and_goes_on(tmp_path):
+    """A small Expert Iteration, killed in the middle and started again, redoing nothing that was finished."""
+    environment = os.environ | {
+        "REASONRL": f"{sys.executable} -m reasonrl", "OUT": str(tmp_path / "run"),
+        "ROUNDS": "1", "LIMIT": "150", "K": "4", "EVAL_LIMIT": "60", "EVAL_PASS_LIMIT": "20", "EVAL_K": "4",
+    }  # fmt: skip
+    recipe = ["bash", ROOT / "recipes" / "expert_iteration.sh"]
+    first = subprocess.Popen(recipe, env=environment, stderr=subprocess.PIPE, text=True)
+    for line in first.stderr:
+        if line.startswith("+ reasonrl sft"):
+            break
+    subprocess.run(["pkill", "-KILL", "-P", str(first.pid)], check=False)
+    first.kill()
+    first.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.jsonl")}
+    assert len(finished) >= 7
+    second = subprocess.run(recipe, env=environment, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert "round1.samples.jsonl is complete" in second.stderr
+    assert "| ei |" in (tmp_path / "run" / "report" / "report.md").read_text()
+    for name in ("by-round.png", "pass-at-k.png"):
+        assert (tmp_path / "run" / "report" / name).stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_demo_tells_the_story(tmp_path):
+    environment = os.environ | {"LIMIT": "100", "K": "4", "EVAL_LIMIT": "50", "EVAL_PASS_LIMIT": "20", "EVAL_K": "4"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reasonrl", "demo", "--rounds", "1", "-o", str(tmp_path / "demo")],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Expert Iteration on mini") and "maj@1" in done.stdout
+    for said in ("Expert Iteration", "+ reasonrl sample", "+ reasonrl sft", "by-round.png", "What to try next"):
+        assert said in done.stderr

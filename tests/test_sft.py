@@ -1,0 +1,320 @@
+"""Fine-tuning: what is learnt from a record, and that neither batching, processes nor interruptions change it."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonrl.errors import RecordError
+from reasonrl.models.policy import load_policy
+from reasonrl.tasks import mini
+from reasonrl.tasks.prompts import PromptForm
+from reasonrl.training.batching import Example, batches, collate, microbatches, share
+from reasonrl.training.loop import cosine
+from reasonrl.training.losses import TokenLogprobs
+from reasonrl.training.sft import to_example
+
+FORM = PromptForm()
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy("tiny", device="cpu", dtype="fp32")
+
+
+def reasonrl(*words, check=True, **more):
+    done = subprocess.run([sys.executable, "-m", "reasonrl", *map(str, words)], capture_output=True, text=True, **more)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def problems_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    reasonrl("data", "mini", "--limit", 200, "-o", path)
+    return path
+
+
+def metrics(checkpoint):
+    lines = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def weights(checkpoint):
+    from safetensors.torch import load_file
+
+    return load_file(checkpoint / "model.safetensors")
+
+
+# What a record teaches
+
+
+def sample_record(policy, text, finish, ids=None, **more):
+    ids = ids if ids is not None else policy.encode_completion(text)
+    return {"id": "x/0", "question": "How many?", "completion": text, "completion_ids": ids, "finish": finish,
+            "tokenizer": policy.tokenizer_hash} | more  # fmt: skip
+
+
+def learnt(policy, record):
+    return to_example(record, policy, FORM, policy.tokenizer_hash).completion_ids
+
+
+def test_eos_ends_what_stopped_and_nothing_that_ran_out(policy):
+    ids = policy.encode_completion("So 2 + 2 = 4.\n#### 4")
+    text, eos = "So 2 + 2 = 4.\n#### 4", policy.eos_id
+    assert learnt(policy, sample_record(policy, text, "eos", [*ids, eos])) == [*ids, eos]
+    assert learnt(policy, sample_record(policy, text, "stop")) == [*ids, eos]
+    assert learnt(policy, sample_record(policy, text, "length")) == ids
+    assert learnt(policy, {"question": "How many?", "reference": text}) == [*ids, eos]
+
+
+def test_own_ids_are_learnt_as_they_were_drawn(policy):
+    odd = [i for c in "left" for i in policy.encode_completion(c)]  # not how the tokenizer would spell it
+    text = policy.decode([odd])[0]
+    assert policy.encode_completion(text) != odd
+    assert learnt(policy, sample_record(policy, text, "length", odd)) == odd
+    elsewhere = sample_record(policy, text, "length", odd, tokenizer="another")
+    assert learnt(policy, elsewhere) == policy.encode_completion(text)
+
+
+def test_the_stop_string_is_not_learnt(policy):
+    ids = policy.encode_completion("#### 4\n\nQuestion:")
+    record = sample_record(policy, "#### 4\n", "stop", ids)
+    assert policy.decode([learnt(policy, record)])[0] == "#### 4\n"
+    inside = sample_record(policy, "###", "stop", ids)  # the cut falls inside a token: tokenised anew
+    assert policy.decode([learnt(policy, inside)])[0] == "###"
+
+
+def test_prompt_and_completion_are_tokenised_apart(policy):
+    example = to_example({"question": "Why?", "reference": "\n\n7"}, policy, FORM, "")
+    assert example.prompt_ids == policy.encode_prompt("Question: Why?\nAnswer:\n")
+    assert policy.decode([example.completion_ids])[0] == "\n\n7"
+
+
+def test_nothing_to_learn_is_an_error(policy):
+    with pytest.raises(RecordError, match="nothing to learn"):
+        to_example({"question": "Why?", "reference": None}, policy, FORM, "")
+
+
+def test_mask_is_by_length_even_where_tokens_look_like_padding():
+    batch = collate([Example([5, 0, 0], [0, 7, 0]), Example([5], [0])], pad_id=0)
+    assert batch.targets.tolist() == [0, 7, 0, 0]
+    assert batch.learnt.tolist() == [[False, False, True, True, True, False], [True] + [False] * 5]
+
+
+# Batching
+
+
+@given(st.integers(1, 300), st.integers(1, 70), st.floats(0, 3), st.integers(0, 9))
+def test_every_epoch_sees_every_example_once(count, size, epochs, seed):
+    plan = batches(count, size, epochs, seed)
+    seen = [index for step in plan for index in step]
+    assert len(seen) == int(epochs) * count + round(count * (epochs - int(epochs)))
+    for epoch in range(int(epochs)):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert all(0 < len(step) <= size for step in plan)
+    assert plan == batches(count, size, epochs, seed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), min_size=1, max_size=40),
+    st.integers(1, 200),
+    st.integers(1, 4),
+)
+def test_ranks_and_microbatches_lose_nothing(sizes, budget, world):
+    examples = [Example([number] * p, [1] * c) for number, (p, c) in enumerate(sizes)]
+    parts = [part for rank in range(world) for part in microbatches(share(examples, rank, world), budget, 0)]
+    assert sum(len(part.targets) for part in parts) == sum(c for _, c in sizes)
+    assert all(part.input_ids.numel() <= max(budget, part.input_ids.shape[1]) for part in parts)
+
+
+def test_cosine_schedule_at_worked_points():
+    at = [cosine(step, 100, 10, 0.01) for step in (0, 9, 10, 55, 100)]
+    assert at == pytest.approx([0.1, 1.0, 1.0, 0.505, 0.01])
+
+
+# The loss
+
+
+def some_examples(policy, n=8):
+    found = [p for p, _ in zip(mini.problems("test"), range(n), strict=False)]
+    return [to_example(p, policy, FORM, policy.tokenizer_hash) for p in found]
+
+
+def naive_loss(policy, examples):
+    """− mean log-probability of completion tokens, one sequence at a time, from the model's full logits."""
+    total = count = 0
+    for example in examples:
+        ids = torch.tensor([example.prompt_ids + example.completion_ids])
+        logprobs = policy.model(ids).logits[0].log_softmax(-1)
+        for place in range(len(example.prompt_ids), len(example)):
+            total -= logprobs[place - 1, ids[0, place]].item()
+            count += 1
+    return total / count
+
+
+@torch.no_grad()
+def test_loss_is_the_naive_loss_whatever_the_microbatches(policy):
+    examples = some_examples(policy)
+    count = sum(len(example.completion_ids) for example in examples)
+    scorer = TokenLogprobs(policy.model)
+    for budget in (1, 300, 10_000):
+        parts = microbatches(examples, budget, pad_id=3)
+        loss = -sum(scorer(p.input_ids, p.learnt, p.targets).sum().item() for p in parts) / count
+        assert loss == pytest.approx(naive_loss(policy, examples), abs=1e-5)
+
+
+def test_gradients_do_not_depend_on_microbatches_or_on_chunks_of_the_vocabulary(policy, monkeypatch):
+    examples = some_examples(policy)
+    scorer = TokenLogprobs(policy.model)
+
+    def gradient(budget):
+        policy.model.zero_grad()
+        for part in microbatches(examples, budget, 0):
+            (-scorer(part.input_ids, part.learnt, part.targets).sum() / 100).backward()
+        return torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+    whole = gradient(10_000)
+    assert torch.allclose(gradient(1), whole, atol=1e-5)
+    monkeypatch.setattr("reasonrl.training.losses.CHUNK", 4000)
+    assert torch.allclose(gradient(10_000), whole, atol=1e-5)
+    policy.model.zero_grad()
+
+
+# The stage
+
+
+def test_a_short_sft_lowers_the_held_out_loss(policy, tmp_path, problems_file):
+    reasonrl("sft", problems_file, "--epochs", 2, "-o", tmp_path / "out", "-q")
+    held_out = some_examples(policy, 60)
+    with torch.no_grad():
+        assert naive_loss(load_policy(str(tmp_path / "out")), held_out) < naive_loss(policy, held_out) - 0.01
+
+
+def test_checkpoint_loads_in_plain_transformers_and_remembers(tmp_path, problems_file):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "out"
+    done = reasonrl("sft", problems_file, "--limit", 64, "--epochs", 1, "-o", out, "--prompt", "plain", "--stop", "END")
+    assert done.stdout == f"{out}\n"
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = tokenizer("Question: 1 + 1?\nAnswer:\n", return_tensors="pt").input_ids
+    assert (
+        AutoModelForCausalLM.from_pretrained(out).generate(ids, max_new_tokens=4, do_sample=False).shape[1]
+        > ids.shape[1]
+    )
+    about = json.loads((out / "reasonrl.json").read_text())
+    assert about["prompt"]["stop"] == ["END"] and about["arguments"]["limit"] == 64 and about["steps"] == 1
+    assert not (tmp_path / "out.partial").exists()
+    again = reasonrl(
+        "sft", problems_file, "--limit", 64, "--epochs", 1, "-o", out, "--prompt", "plain", "--stop", "END", "--resume"
+    )
+    assert again.stdout == f"{out}\n"
+    assert reasonrl("sft", problems_file, "-o", out, check=False).returncode == 2
+    assert reasonrl("sft", problems_file, "--limit", 32, "-o", out, "--resume", check=False).returncode == 2
+
+
+def test_resumed_equals_uninterrupted(tmp_path, problems_file):
+    line = ("sft", problems_file, "--epochs", 8, "--save-every", 3, "-q")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    reasonrl(*line, "-o", tmp_path / "whole", env=environment)
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "reasonrl", *map(str, line), "-o", str(killed)]
+    process = subprocess.Popen(command, env=environment)
+    log = tmp_path / "killed.partial" / "metrics.jsonl"
+    until = time.time() + 120
+    while time.time() < until and not (log.exists() and log.read_bytes().count(b"\n") >= 8):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists() and (tmp_path / "killed.partial" / "state").exists()
+    reasonrl(*line, "-o", killed, "--resume", env=environment)
+    assert metrics(killed) == metrics(tmp_path / "whole")
+    one, other = weights(killed), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_single_process_loss(tmp_path, problems_file):
+    line = ("sft", problems_file, "--epochs", 2, "--batch-size", 33, "--device", "cpu", "-q")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    reasonrl(*line, "-o", tmp_path / "one", env=environment)
+    # Without a GPU `--multi_gpu` still means several processes; `--cpu` would start one (accelerate 1.15).
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "-m", "reasonrl"]
+    done = subprocess.run(
+        [*launch, *map(str, line), "-o", str(tmp_path / "two")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two'}\n"
+    assert json.loads((tmp_path / "two" / "reasonrl.json").read_text())["processes"] == 2
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
+        assert one["completion_tokens"] == two["completion_tokens"]
+
+
+@pytest.mark.slow
+def test_lora_adapter_trains_saves_and_samples(tmp_path, problems_file):
+    out = tmp_path / "adapter"
+    reasonrl("sft", problems_file, "--lora-rank", 4, "--epochs", 1, "--lr", "5e-3", "-o", out)
+    assert (out / "adapter_config.json").exists() and not (out / "model.safetensors").exists()
+    losses = [m["loss"] for m in metrics(out)]
+    assert all(map(math.isfinite, losses))
+    sampled = reasonrl("sample", "--model", out, "--limit", 3, "--task", "mini").stdout.splitlines()
+    plain = reasonrl("sample", "--limit", 3, "--task", "mini").stdout.splitlines()
+    assert len(sampled) == 3
+    assert [json.loads(s)["logprob"] for s in sampled] != [json.loads(s)["logprob"] for s in plain]
+
+
+# Refusals
+
+
+def test_trainers_refuse_what_is_not_whole(tmp_path, problems_file):
+    def refused(file, code):
+        done = reasonrl("sft", file, "-o", tmp_path / "out", check=False)
+        assert done.returncode == code and done.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+        return done.stderr
+
+    partial = tmp_path / "x.jsonl.partial"
+    partial.write_bytes(problems_file.read_bytes())
+    assert "work in progress" in refused(partial, 2)
+    unfinished = tmp_path / "y.jsonl"
+    unfinished.write_bytes(problems_file.read_bytes())
+    (tmp_path / "y.jsonl.meta.json").write_text('{"finished": false}')
+    assert "has not finished" in refused(unfinished, 2)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_bytes(b"")
+    assert "empty" in refused(empty, 1)
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(problems_file.read_bytes()[:-20])
+    assert "torn.jsonl:200" in refused(torn, 1)
+    poor = tmp_path / "poor.jsonl"
+    poor.write_text('{"id": "a", "question": "Why?", "reference": "x"}\n{"id": "b"}\n')
+    assert "poor.jsonl:2" in refused(poor, 1)
+
+
+def test_test_problems_raise_a_warning(tmp_path):
+    reasonrl("data", "mini", "--split", "test", "--limit", 8, "-o", tmp_path / "t.jsonl")
+    done = reasonrl("sft", tmp_path / "t.jsonl", "--epochs", 1, "-o", tmp_path / "out")
+    assert "8 of 8 records come from a test split" in done.stderr
+
+
+def test_a_hopeless_learning_rate_is_told(tmp_path, problems_file):
+    done = reasonrl("sft", problems_file, "--lr", "1e30", "--clip", "1e30", "-o", tmp_path / "out", check=False)
+    assert done.returncode == 1 and "smaller --lr" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_shuffles_differ_by_seed():
+    assert batches(50, 10, 1, 0) != batches(50, 10, 1, 1)
+    assert random.Random("0/0").random() != random.Random("0/1").random()
