@@ -111,8 +111,7 @@ def stdin_is_data() -> bool:
     """True when stdin is a pipe or a file; False for a terminal, /dev/null, or a closed stdin."""
     if sys.stdin is None:
         return False
-    mode = os.fstat(sys.stdin.fileno()).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    return stat.S_IFMT(os.fstat(sys.stdin.fileno()).st_mode) in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK)
 
 
 class BadLines:
@@ -276,12 +275,7 @@ class Sink:
 
     def close(self) -> None:
         """Leaves `.partial` as it is, on disk, for a later `--resume`."""
-        try:
-            self._stream.close()
-        except OSError:
-            if self.path == "-":
-                silence_stdout()  # or what could not be written would be tried again at exit
-            raise
+        self._stream.close()
 
     def commit(self) -> None:
         """The file is whole: compress it if its name says so, and give it its name."""
@@ -307,9 +301,8 @@ class Sink:
 
 def _is_stream(path: str) -> bool:
     """What has no name to be renamed to. /dev/stderr and /dev/fd/3 have none even where they lead to a file."""
-    if path == "-" or path.startswith(("/dev/std", "/dev/fd/", "/proc/")):
-        return True
-    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    nameless = path == "-" or path.startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return nameless or (os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)))
 
 
 class Log:
@@ -365,9 +358,7 @@ def _cut_to_whole_lines(path: str) -> int:
 
 
 def secure_standard_streams() -> None:
-    """Opens /dev/null in place of a closed stdin, stdout or stderr: the next file opened would get its number,
-    and whatever prints there would write into that file. `sys.stdin` and `sys.stdout` still say None.
-    """
+    """Opens /dev/null for a closed stdin, stdout or stderr, or else the next file would get its number and its text."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

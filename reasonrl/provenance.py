@@ -16,7 +16,10 @@ from reasonrl import console, jsonl
 from reasonrl.errors import UsageError
 
 # Arguments that say how a run is carried out, not what it computes: they may differ between a run and its resumption.
-MANNER = {"output", "force", "resume", "rejects", "batch_tokens", "device", "save_every", "on_error", "attn"}
+MANNER = {
+    "output", "force", "resume", "rejects", "batch_tokens", "device", "save_every", "on_error", "attn",
+    "base_url", "concurrency", "timeout", "retries", "dry_run",
+}  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
 WHOLE_HASH_LIMIT = 4 << 30  # bytes; weights beyond this are identified by name and size
 

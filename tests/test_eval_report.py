@@ -1,0 +1,178 @@
+"""`eval` and `report`: from scored samples to a metrics record, a table and plots."""
+
+import itertools
+import json
+import random
+
+import pytest
+from conftest import lines
+
+
+def scored(id, k, extracted, right="1", temperature=1.0, **more):
+    """A scored sample; right where it extracted `right`."""
+    return {
+        "id": id, "k": k, "completion": f"{k % 3} + 0 = {k % 3}\n#### {extracted}", "extracted": extracted,
+        "correct": extracted == right, "temperature": temperature, "finish": "eos",
+    } | more  # fmt: skip
+
+
+def answers(id, given: str, **more) -> list[dict]:
+    """`answers("a", "12-1")`: four samples, the third without an answer."""
+    return [scored(id, k, None if answer == "-" else answer, **more) for k, answer in enumerate(given)]
+
+
+WORKED = [*answers("a", "1122"), *answers("b", "2-11", finish="length"), *answers("c", "----")]
+GREEDY = [scored("a", 0, "1", temperature=0), scored("b", 0, "2", temperature=0.0)]
+
+
+def metric(record, name, k):
+    (found,) = [m for m in record["metrics"] if (m["name"], m["k"]) == (name, k)]
+    return found
+
+
+def test_a_worked_example(sh, tmp_path):
+    (tmp_path / "greedy.jsonl").write_bytes(lines(*GREEDY))
+    (tmp_path / "sampled.jsonl").write_bytes(lines(*WORKED))
+    line = "reasonrl eval greedy.jsonl sampled.jsonl --set algorithm=ei --set round=2 --set lr=1e-3 --set x=nan"
+    done = sh(f"{line} --set v=1.0.0")
+    assert done.code == 0 and "maj@4" in done.err and "algorithm=ei round=2" in done.err
+    (record,) = done.records
+    assert list(record)[:5] == ["algorithm", "round", "lr", "x", "v"]
+    assert [record[name] for name in list(record)[:5]] == ["ei", 2, 0.001, "nan", "1.0.0"]
+    assert (record["questions"], record["samples"], record["greedy"]) == (3, 12, 2)
+    assert record["unparseable"] == pytest.approx(5 / 14) and record["truncated"] == pytest.approx(4 / 14)
+    assert record["unique_solutions"] == 3 and record["unique_correct"] == pytest.approx((2 + 2 + 0) / 3)
+    assert (metric(record, "maj", 1)["value"], metric(record, "maj", 1)["n"]) == (0.5, 2)
+    assert metric(record, "maj", 2)["value"] == pytest.approx(1 / 3)
+    assert metric(record, "maj", 4)["value"] == pytest.approx(2 / 3)  # a: the tie goes to the first
+    assert metric(record, "pass", 1)["value"] == pytest.approx(1 / 3)
+    assert metric(record, "pass", 2)["value"] == pytest.approx((5 / 6 + 5 / 6 + 0) / 3)
+    assert metric(record, "pass", 4)["value"] == pytest.approx(2 / 3)
+    for m in record["metrics"]:
+        assert m["low"] <= m["value"] <= m["high"] and list(m) == ["name", "k", "value", "low", "high", "n"]
+
+
+def test_rerank_needs_every_score(sh):
+    orm = [0.1, 0.9, 0.5, 0.2]
+    rows = [record | {"rewards": {"orm": score}} for record, score in zip(answers("a", "2122"), orm, strict=True)]
+    assert metric(sh("reasonrl eval -q", stdin=lines(*rows)).records[0], "rerank", 4)["value"] == 1
+    rows[3]["rewards"]["orm"] = None
+    assert "rerank" not in sh("reasonrl eval -q", stdin=lines(*rows)).out.decode()
+
+
+def test_grouping_does_not_rely_on_order(sh):
+    """Questions interleaved in any way, the order within each kept, give one record."""
+    groups = [answers(f"q{n}", "".join(random.Random(n).choices("12-", k=8))) for n in range(6)]
+    expected = sh("reasonrl eval -q", stdin=lines(*itertools.chain(*groups))).records[0]
+    for seed in range(3):
+        turns = [n for n, group in enumerate(groups) for _ in group]
+        random.Random(seed).shuffle(turns)
+        waiting = [iter(group) for group in groups]
+        found = sh("reasonrl eval -q", stdin=lines(*(next(waiting[n]) for n in turns))).records[0]
+        for one, other in zip(found.pop("metrics"), expected["metrics"], strict=True):
+            assert (one["name"], one["k"], one["n"]) == (other["name"], other["k"], other["n"])
+            assert one["value"] == pytest.approx(other["value"])
+        assert found == {name: value for name, value in expected.items() if name != "metrics"}
+
+
+def test_the_interval_is_seeded(sh):
+    stdin = lines(*itertools.chain(*(answers(f"q{n}", "12"[n % 2] * 2) for n in range(40))))
+    one, same, other = (sh(f"reasonrl eval -q --seed {seed}", stdin=stdin).out for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def test_unequal_numbers_of_samples_are_told(sh):
+    done = sh("reasonrl eval", stdin=lines(*answers("a", "111"), *answers("b", "12")))
+    assert "warning: questions have 2 to 3 samples each; metrics go up to k = 2" in done.err
+    assert max(m["k"] for m in done.records[0]["metrics"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"temperature": None}, 'no number in field "temperature"'),
+        ({"correct": 1}, 'no verdict in field "correct"'),
+        ({"extracted": 1}, 'field "extracted" is neither a string nor null'),
+        ({"rewards": {"orm": "0.5"}}, 'field "rewards" is not an object of numbers'),
+        ({"id": 1}, 'field "id" is not a string'),
+    ],
+)
+def test_records_that_cannot_be_evaluated(sh, change, complaint):
+    done = sh("reasonrl eval", stdin=lines(*answers("a", "12"), scored("a", 2, "1") | change))
+    assert (done.code, done.out) == (1, b"") and done.err.startswith(f"reasonrl eval: <stdin>:3: {complaint}")
+
+
+def metrics_record(value, half=0.02, **labels):
+    """What `eval` writes, with one value for all metrics."""
+    about = {"value": value, "low": value - half, "high": value + half, "n": 100}
+    names = [("maj", 1), ("maj", 4), ("pass", 1), ("pass", 2), ("pass", 4)]
+    return labels | {
+        "metrics": [{"name": name, "k": k} | about for name, k in names],
+        "questions": 100, "samples": 400, "greedy": 100,
+        "unparseable": 0.25, "truncated": 0.0, "unique_solutions": 2.0, "unique_correct": None,
+    }  # fmt: skip
+
+
+def test_a_report_of_rounds(sh, tmp_path):
+    for n in range(3):
+        (tmp_path / f"round{n}.json").write_bytes(lines(metrics_record(0.4 + n / 10, algorithm="ei", round=n)))
+    done = sh("reasonrl report round*.json -o report --title 'Expert Iteration'")
+    assert done.out == b"report/report.md\nreport/by-round.png\nreport/pass-at-k.png\n"
+    assert (tmp_path / "report" / "report.md").read_text().splitlines()[:6] == [
+        "# Expert Iteration",
+        "",
+        "| algorithm | round | maj@1 | maj@4 | pass@1 | pass@4 | unparseable | truncated | unique solutions |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| ei | 0 | 0.400 [0.380, 0.420] | 0.400 [0.380, 0.420] | 0.400 [0.380, 0.420] | 0.400 [0.380, 0.420]"
+        " | 0.250 | 0.000 | 2.000 |",
+        "| ei | 1 | 0.500 [0.480, 0.520] | 0.500 [0.480, 0.520] | 0.500 [0.480, 0.520] | 0.500 [0.480, 0.520]"
+        " | 0.250 | 0.000 | 2.000 |",
+    ]
+    for name in ("by-round.png", "pass-at-k.png"):
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "report" / name).stat().st_size > 5000
+    assert sh("reasonrl report round*.json -o report").code == 2
+    assert sh("reasonrl report round*.json -o report --resume").code == 0
+    assert sh("cat round*.json | reasonrl report -o report -f --x algorithm").code == 0
+
+
+def test_seeds_are_merged_and_told_apart_from_rounds(sh, tmp_path):
+    values = {0: (0.40, 0.44, 0.48), 1: (0.50, 0.54, 0.58)}
+    records = [metrics_record(v, round=n, seed=seed) for n, of_n in values.items() for seed, v in enumerate(of_n)]
+    random.Random(0).shuffle(records)
+    assert sh("reasonrl report -o report", stdin=lines(*records)).code == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    half = 4.303 * 0.04 / 3**0.5
+    for n, of_n in values.items():
+        assert f"| {n} | 3 | {of_n[1]:.3f} [{of_n[1] - half:.3f}, {of_n[1] + half:.3f}] |" in text
+    assert "| round | seeds | maj@1 |" in text and "t-interval" in text
+    twice = sh("reasonrl report -o other", stdin=lines(*records, records[0]))
+    assert twice.code == 1 and "and one seed; tell them apart with `eval --set`" in twice.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_labels_cannot_break_the_table(sh, tmp_path):
+    assert sh("reasonrl report -o report", stdin=lines(metrics_record(0.5, note="a|b\nc", round=0))).code == 0
+    assert "| a\\|b c | 0 |" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"metrics": {}},
+        {"metrics": [{}]},
+        {"metrics": [{"name": "maj", "k": 1, "value": None}]},
+        {"metrics": [], "l": []},
+    ],
+)
+def test_what_is_no_metrics_record_is_located(sh, record):
+    done = sh("reasonrl report", stdin=lines(metrics_record(0.5, round=0), record))
+    assert done.code == 1 and done.err.startswith("reasonrl report: <stdin>:2: ") and done.err.count("\n") == 1
+
+
+def test_from_samples_to_report_in_one_pipe(sh, tmp_path):
+    samples = [{"id": f"q{n % 5}", "completion": f"#### {n % 3}", "answer": "1", "temperature": 1.0} for n in range(20)]
+    done = sh("reasonrl score | reasonrl eval --set round=0 | reasonrl report -q -o r", stdin=lines(*samples))
+    assert done.code == 0 and (tmp_path / "r" / "report.md").exists()
+    assert json.loads(sh("cat r/report.md | wc -l").out) > 5
