@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import select
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -112,6 +113,11 @@ def stdin_is_data() -> bool:
     if sys.stdin is None:
         return False
     return stat.S_IFMT(os.fstat(sys.stdin.fileno()).st_mode) in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK)
+
+
+def stdin_is_idle(seconds: float = 0.05) -> bool:
+    """Whether nothing comes in for a moment: whoever writes to us is busy, or waits for us."""
+    return not select.select([sys.stdin.buffer], [], [], seconds)[0]
 
 
 class BadLines:

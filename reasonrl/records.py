@@ -20,9 +20,9 @@ def need(record: Record, *fields: str) -> None:
 
 def need_text(record: Record, *fields: str) -> None:
     """Raises RecordError if one of the fields is missing or no string."""
-    need(record, *fields)
     for field in fields:
-        if type(record[field]) is not str:
+        if type(record.get(field)) is not str:
+            need(record, field)
             raise RecordError(f'field "{field}" is not a string')
 
 

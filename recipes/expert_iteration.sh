@@ -18,7 +18,8 @@ set -euo pipefail
 : "${LIMIT:=3000}"                  # training questions
 : "${TEMPERATURE:=1}"
 : "${MAX_TOKENS:=128}"
-: "${MIN_REWARD:=1}"
+: "${REWARD:=exact}"                # what is kept by: exact, or orm (a verifier, $REASONRL_ORM or the bundled one)
+: "${MIN_REWARD:=$([ "$REWARD" = exact ] && echo 1 || echo 0.5)}"
 : "${PER_QUESTION:=4}"              # different solutions kept of a question, so that easy ones do not drown hard ones
 : "${EXTRA:=}"                      # a file of more records to train on, reference solutions say
 : "${SFT:=}"                        # more flags for sft
@@ -28,6 +29,8 @@ set -euo pipefail
 : "${EVAL_TEMPERATURE:=1}"
 : "${SEED:=0}"                       # of sampling and of training
 : "${REASONRL:=reasonrl}"
+
+ALGORITHM=ei$([ "$REWARD" = exact ] || echo "-$REWARD")
 
 run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
@@ -39,7 +42,7 @@ evaluate() { # MODEL ROUND: greedy on many test questions, EVAL_K samples on few
   sample --model "$1" --split test --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE" -o "$at.test.jsonl"
   for part in greedy test; do run score "$at.$part.jsonl" -q --resume -o "$at.$part.scored.jsonl"; done
   run eval "$at.greedy.scored.jsonl" "$at.test.scored.jsonl" --resume \
-    --set algorithm=ei --set seed="$SEED" --set round="$2" -o "$at.metrics.jsonl"
+    --set algorithm="$ALGORITHM" --set seed="$SEED" --set round="$2" -o "$at.metrics.jsonl"
 }
 
 mkdir -p "$OUT"
@@ -50,7 +53,7 @@ kept=()
 for round in $(seq "$ROUNDS"); do
   at="$OUT/round$round"
   sample --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" -o "$at.samples.jsonl"
-  run score "$at.samples.jsonl" --reward exact --resume -o "$at.scored.jsonl"
+  run score "$at.samples.jsonl" --reward "$REWARD" --resume -o "$at.scored.jsonl"
   run filter "$at.scored.jsonl" "${kept[@]}" --min-reward "$MIN_REWARD" --dedup equations \
     --per-question "$PER_QUESTION" --resume -o "$at.kept.jsonl"
   # shellcheck disable=SC2086

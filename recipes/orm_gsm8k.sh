@@ -19,7 +19,7 @@ run() { echo "+ ${REASONRL##* -m } $*" >&2; $REASONRL "$@"; }
 mkdir -p "$OUT"
 # The publisher's own verdict is the label. Calculator marks (<<3*4=12>>) go: a policy of today does not write them.
 jq -c '{id, k: input_line_number, sampler, question, completion: (.completion | gsub("<<[^<>]*>>"; "")),
-        finish: "eos", correct: .is_correct}' "$DATA" | head -n "${LIMIT:-1000000}" > "$OUT/solutions.jsonl"
+        finish: "eos", correct: .is_correct}' "$DATA" | sed -n "1,${LIMIT:-\$}p" > "$OUT/solutions.jsonl"
 
 # shellcheck disable=SC2086
 orm=$(run orm "$OUT/solutions.jsonl" --model "$MODEL" $ORM --held-out "$HELD_OUT" --seed "$SEED" --save-every 10 --resume -o "$OUT/orm")

@@ -193,8 +193,9 @@ def test_gradients_do_not_depend_on_microbatches_or_on_chunks_of_the_vocabulary(
 # The stage
 
 
-def test_a_short_sft_lowers_the_held_out_loss(policy, tmp_path, problems_file):
-    reasonrl("sft", problems_file, "--epochs", 2, "-o", tmp_path / "out", "-q")
+def test_a_short_sft_lowers_the_held_out_loss(policy, tmp_path):
+    reasonrl("data", "mini", "--limit", 600, "-o", tmp_path / "train.jsonl")
+    reasonrl("sft", tmp_path / "train.jsonl", "--epochs", 2, "-o", tmp_path / "out", "-q")
     held_out = some_examples(policy, 60)
     with torch.no_grad():
         assert naive_loss(load_policy(str(tmp_path / "out")), held_out) < naive_loss(policy, held_out) - 0.01
@@ -213,7 +214,7 @@ def test_checkpoint_loads_in_plain_transformers_and_remembers(tmp_path, problems
         > ids.shape[1]
     )
     about = json.loads((out / "reasonrl.json").read_text())
-    assert about["prompt"]["stop"] == ["END"] and about["arguments"]["limit"] == 64 and about["steps"] == 1
+    assert about["prompt"]["stop"] == ["END"] and about["arguments"]["limit"] == 64 and about["steps"] == 2
     assert not (tmp_path / "out.partial").exists()
     again = reasonrl(
         "sft", problems_file, "--limit", 64, "--epochs", 1, "-o", out, "--prompt", "plain", "--stop", "END", "--resume"
@@ -224,7 +225,7 @@ def test_checkpoint_loads_in_plain_transformers_and_remembers(tmp_path, problems
 
 
 def test_resumed_equals_uninterrupted(tmp_path, problems_file):
-    line = ("sft", problems_file, "--epochs", 8, "--save-every", 3, "-q")
+    line = ("sft", problems_file, "--epochs", 4, "--save-every", 3, "-q")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     reasonrl(*line, "-o", tmp_path / "whole", env=environment)
     killed = tmp_path / "killed"
@@ -297,6 +298,8 @@ def test_trainers_refuse_what_is_not_whole(tmp_path, problems_file):
     assert "empty" in refused(empty, 1)
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(problems_file.read_bytes()[:-20])
+    assert "torn.jsonl:200" in refused(torn, 1)
+    torn.write_bytes(problems_file.read_bytes().rstrip(b"\n"))  # still good JSON, and yet nobody finished the line
     assert "torn.jsonl:200" in refused(torn, 1)
     poor = tmp_path / "poor.jsonl"
     poor.write_text('{"id": "a", "question": "Why?", "reference": "x"}\n{"id": "b"}\n')

@@ -1,24 +1,54 @@
 """`reasonrl score`: adds verdicts and rewards to samples."""
 
-from typing import Annotated
+import os
+from contextlib import ExitStack
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from reasonrl import console, jsonl, provenance
-from reasonrl.errors import UsageError
+from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.rewards import exact
+from reasonrl.rewards.external import Failed
+from reasonrl.rewards.named import Choice, Credit, Dense, Exact, Own, Reward, choices
 from reasonrl.stages import flags
 
-REWARDS = ("exact",)
-
-Reward = Annotated[list[str] | None, typer.Option("--reward", metavar="NAME", help="exact.", show_default="exact")]
+RewardFlag = Annotated[
+    list[str] | None,
+    typer.Option("--reward", metavar="[NAME=]WHAT", show_default="exact",
+                 help="exact, dense, orm, FILE.py:FUNCTION, or 'cmd:PROGRAM'; may be repeated."),
+]  # fmt: skip
+Weight = Annotated[
+    list[str] | None,
+    typer.Option("--weight", metavar="NAME=W", show_default="1",
+                 help="The reward's weight in the sum, `reward`; may be repeated."),
+]  # fmt: skip
+Orm = Annotated[
+    str,
+    typer.Option("--orm", metavar="M", envvar="REASONRL_ORM", show_envvar=False,
+                 help="The outcome reward model: a checkpoint of `reasonrl orm`.",
+                 show_default="$REASONRL_ORM or tiny-orm"),
+]  # fmt: skip
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.001, metavar="S", help="Seconds that a reward of your own may be silent.")
+]
+DType = Annotated[
+    flags.Precision, typer.Option("--dtype", help="Of the ORM. In fp32 scores do not depend on the batch.")
+]
 
 
 def score(
     samples: flags.Records = None,
-    reward: Reward = None,
+    reward: RewardFlag = None,
+    weight: Weight = None,
     answer: flags.AnswerFlag = flags.Answer.strict,
+    orm: Orm = "tiny-orm",
+    timeout: Timeout = 60.0,
+    batch_tokens: flags.BatchTokens = None,
+    device: flags.Device = None,
+    dtype: DType = flags.Precision.fp32,
     output: flags.OutputFile = "-",
     force: flags.Force = False,
     resume: flags.Resume = False,
@@ -27,53 +57,188 @@ def score(
 ) -> None:
     """Score samples: read each final answer, compare it with the problem's, add rewards to the record.
 
-    Adds `correct`, `correct_strict`, `correct_flexible`, `extracted`, `rewards` and `reward`. A marked answer follows
-    ####, A:, \\boxed{ or "the answer is"; docs/score.md tells how numbers are compared.
+    Adds `correct`, `correct_strict`, `correct_flexible`, `extracted`, `rewards` and their sum `reward`. A marked answer
+    follows ####, A:, \\boxed{ or "the answer is"; docs/score.md tells how numbers are compared, docs/orm.md and
+    docs/dense.md what the rewards `orm` and `dense` are, docs/rewards.md how to bring your own.
 
     \b
     Examples:
       reasonrl sample --k 4 | reasonrl score | jq -c '[.id, .k, .reward]'
+      reasonrl sample --k 96 | reasonrl score --reward orm | reasonrl eval
       reasonrl score samples.jsonl --reward exact --answer flexible -o scored.jsonl
+      reasonrl score samples.jsonl --reward exact --reward orm --weight orm=0.5 --orm runs/orm -o scored.jsonl
+      reasonrl score samples.jsonl --reward verify.py:check --reward 'cmd:./verify --strict' > scored.jsonl
       reasonrl score samples.jsonl --on-error skip --rejects bad.jsonl > scored.jsonl
     """
-    for name in reward or ["exact"]:
-        if name not in REWARDS:
-            raise UsageError(f"--reward {name}: there is {', '.join(REWARDS)}")
-    flexible = answer == flags.Answer.flexible
-    strict_count = flexible_count = unparseable = 0
-
-    def visit(record: Record, _: bytes) -> None:
-        nonlocal strict_count, flexible_count, unparseable
-        need_text(record, "completion", "answer")
-        verdict = exact.judge(record["completion"], record["answer"])
-        correct = verdict.flexible if flexible else verdict.strict
-        extracted = verdict.extracted_flexible if flexible else verdict.extracted_strict
-        record |= {
-            "correct": correct,
-            "correct_strict": verdict.strict,
-            "correct_flexible": verdict.flexible,
-            "extracted": extracted,
-            "rewards": rewards_of(record) | {"exact": int(correct)},
-            "reward": int(correct),
-        }
-        out.write(record)
-        strict_count += verdict.strict
-        flexible_count += verdict.flexible
-        unparseable += extracted is None
-
+    chosen = choices(reward or ["exact"], weight or [])
     readers = jsonl.inputs(samples or [])
-    with provenance.open_output(output, force=force, resume=resume) as out:
+    bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
+    tally = Tally(flexible=answer == flags.Answer.flexible)
+    # A model or a program goes on behind what an earlier run wrote. To judge all that again, in other batches, would
+    # cost the time once more, and might give other last digits.
+    replay = all(choice.spec in ("exact", "dense") for choice in chosen)
+    with provenance.open_output(output, force=force, resume=resume, replay=replay) as out, ExitStack() as running:
         out.reads(readers)
-        bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
-        total = jsonl.each(readers, visit, bad)
-        out.counts = {
-            "correct_strict": strict_count, "correct_flexible": flexible_count,
-            "unparseable": unparseable, "skipped": bad.count,
-        }  # fmt: skip
-    if total == 0:
-        console.warn("no samples came in")
-    else:
-        console.log(
-            f"{total} samples: {strict_count / total:.1%} correct (strict), {flexible_count / total:.1%} (flexible), "
-            f"{unparseable / total:.1%} without a {'' if flexible else 'marked '}answer"
-        )
+        rewards = [_make(choice, orm, timeout, batch_tokens, device, dtype.value, out) for choice in chosen]
+        for one in rewards:
+            running.callback(one.close)
+        window = Window(chosen, rewards, out)
+        for reader in readers:
+            reader.before_wait = partial(window.pause, reader)
+        earlier = iter(()) if replay else out.kept_records()
+
+        def visit(record: Record, _: bytes) -> None:
+            need_text(record, "completion")
+            before = rewards_of(record)
+            if "answer" in record:
+                record |= tally.verdict(record)
+            prepared = [one.prepare(record) for one in rewards]
+            tally.samples += 1
+            if (scored := next(earlier, None)) is None:
+                window.add(record, before, prepared)
+            elif any(scored.get(field) != record.get(field) for field in ("id", "k", "completion", "correct")):
+                raise UsageError(f"{out.partial}: record {tally.samples} {jsonl.OTHER}")
+
+        jsonl.each(readers, visit, bad)
+        window.flush()
+        out.counts = tally.counts() | {"skipped": bad.count}
+        out.extra |= {"seconds_of": dict(zip((choice.name for choice in chosen), window.seconds, strict=True))}
+    tally.show()
+
+
+def _make(
+    choice: Choice, orm: str, timeout: float, batch_tokens: int | None, device: str | None, dtype: str, out
+) -> Reward:
+    if choice.spec == "exact":
+        return Exact()
+    if choice.spec == "dense":
+        return Dense()
+    if choice.spec != "orm":
+        return Own(choice.spec, timeout)
+    from reasonrl.models import checkpoint
+    from reasonrl.models.verifier import load_verifier
+    from reasonrl.rewards.orm import OutcomeReward
+    from reasonrl.tasks.prompts import PromptForm
+
+    verifier = load_verifier(orm, device=device, dtype=dtype)
+    if out.is_file:
+        hashed = provenance.hash_files(verifier.directory) if os.path.isdir(verifier.directory) else None
+        out.extra["orm"] = {"name": orm, "directory": verifier.directory, "sha256": hashed}
+    return OutcomeReward(verifier, checkpoint.prompt_form(verifier.directory) or PromptForm(), batch_tokens)
+
+
+class Tally:
+    """Reads final answers and counts how they compare."""
+
+    def __init__(self, flexible: bool):
+        self.flexible = flexible
+        self.samples = self.judged = self.strict = self.lenient = self.unparseable = 0
+
+    def verdict(self, record: Record) -> Record:
+        """The fields that say whether the final answer is right. Raises RecordError if `answer` is no number."""
+        need_text(record, "answer")
+        found = exact.judge(record["completion"], record["answer"])
+        extracted = found.extracted_flexible if self.flexible else found.extracted_strict
+        self.judged += 1
+        self.strict += found.strict
+        self.lenient += found.flexible
+        self.unparseable += extracted is None
+        return {
+            "correct": found.flexible if self.flexible else found.strict,
+            "correct_strict": found.strict,
+            "correct_flexible": found.flexible,
+            "extracted": extracted,
+        }
+
+    def counts(self) -> Record:
+        """For the sidecar."""
+        return {"correct_strict": self.strict, "correct_flexible": self.lenient, "unparseable": self.unparseable}
+
+    def show(self) -> None:
+        if not self.samples:
+            console.warn("no samples came in")
+        elif self.judged:
+            console.log(
+                f"{self.samples} samples: {self.strict / self.judged:.1%} correct (strict), "
+                f"{self.lenient / self.judged:.1%} (flexible), {self.unparseable / self.judged:.1%} without a "
+                f"{'' if self.flexible else 'marked '}answer"
+            )
+
+
+class Held(NamedTuple):
+    """A record that waits to be judged, with the rewards that it came with, and where it came from."""
+
+    record: Record
+    rewards: Record
+    prepared: list[Any]
+    file: str
+    line_number: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line_number}"
+
+
+class Window:
+    """Records on their way to the rewards: as many at a time as a reward that judges in batches can use.
+
+    They leave in the order in which they came, when the window is full and when stdin has nothing more for now.
+    """
+
+    MOST = 256  # records, where one record is as good as many; judging some together costs less for each
+
+    def __init__(self, chosen: list[Choice], rewards: list[Reward], out: provenance.Output):
+        self.chosen, self.rewards, self.out = chosen, rewards, out
+        self.reader: jsonl.Reader | None = None
+        self.held: list[Held] = []
+        self.batching = [(number, one) for number, one in enumerate(rewards) if one.capacity]
+        self.filled = [0] * len(rewards)
+        self.seconds = [0.0] * len(rewards)
+
+    def pause(self, reader: jsonl.Reader) -> None:
+        """Called before each wait for more of `reader`."""
+        self.reader = reader
+        if self.held and reader.path == "-" and jsonl.stdin_is_idle():
+            self.flush()
+        self.out.flush()
+
+    def add(self, record: Record, before: Record, prepared: list[Any]) -> None:
+        """A record for the window."""
+        self.held.append(Held(record, before, prepared, self.reader.name, self.reader.line_number))
+        full = not self.batching and len(self.held) >= self.MOST
+        for number, one in self.batching:
+            self.filled[number] += one.size(prepared[number])
+            full = full or self.filled[number] >= one.capacity
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Judges what is held, and writes it. Raises ReasonRLError, with its place, where a reward fails."""
+        held, self.held, self.filled = self.held, [], [0] * len(self.rewards)
+        if not held:
+            return
+        records = [one.record for one in held]
+        judged = [self._judge(number, held, records) for number in range(len(self.rewards))]
+        for (record, rewards, *_), credits in zip(held, zip(*judged, strict=True), strict=True):
+            total = 0
+            for choice, credit in zip(self.chosen, credits, strict=True):
+                rewards[choice.name] = credit.reward
+                total += choice.weight * credit.reward
+                for field, steps in (("step_rewards", credit.step_rewards), ("step_values", credit.step_values)):
+                    if steps is not None:
+                        record[field] = (record.get(field) or {}) | {choice.name: steps}
+            record["rewards"] = rewards
+            record["reward"] = total
+            self.out.write(record)
+
+    def _judge(self, number: int, held: list[Held], records: list[Record]) -> list[Credit]:
+        watch = console.Stopwatch()
+        try:
+            return self.rewards[number].judge(records, [one.prepared[number] for one in held])
+        except Failed as failure:
+            at = held[0].place if len(held) == 1 else f"{held[0].place} to {held[-1].place}"
+            if failure.index is not None:
+                at = held[failure.index].place
+            raise ReasonRLError(f"{at}: --reward {self.chosen[number].spec}: {failure}") from None
+        finally:
+            self.seconds[number] += watch.seconds

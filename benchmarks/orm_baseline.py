@@ -1,0 +1,131 @@
+"""An outcome reward model against what surface features alone can tell, on the same held-out questions.
+
+    python benchmarks/orm_baseline.py scored.jsonl --held-out 0.3333 --seed 0
+
+The input holds solutions with `question`, `completion`, `correct`, and `rewards.orm` if there is an ORM to compare. The
+baseline is a logistic regression on features of the text (length, number of steps, arithmetic consistency, …), trained
+on the questions that `reasonrl orm` with the same --held-out and --seed trains on. It sees no word of the text.
+"""
+
+import argparse
+import math
+import re
+
+import numpy as np
+
+from reasonrl import classification, jsonl
+from reasonrl.records import Record, steps
+from reasonrl.rewards import dense
+from reasonrl.stats import RESAMPLES
+from reasonrl.tasks import answers
+from reasonrl.training.orm import is_held_out
+
+EQUATION = re.compile(r"([-+]?[0-9][0-9.,]*(?:\s*[-+*/x×÷]\s*\$?[0-9][0-9.,]*)+)\s*=\s*\$?(-?[0-9][0-9.,]*)")
+NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
+NAMES = (
+    "characters", "steps", "characters a step", "equations", "wrong equations", "share of equations that hold",
+    "steps without a result", "numbers from nowhere", "numbers of the question used", "answer is the last result",
+    "answer is whole", "size of the answer", "answer stands in the question", "no answer", "characters of the question",
+)  # fmt: skip
+
+
+def holds(left: str, right: str) -> bool:
+    """Whether an equation's two sides are equal to within a hundredth."""
+    term = left.replace(",", "").replace("$", "").replace("x", "*").replace("×", "*").replace("÷", "/")
+    numbers = [float(number.rstrip(".")) for number in re.findall(r"[0-9][0-9.]*", term)]
+    operations = re.findall(r"[-+*/]", term.lstrip("-+"))
+    sums, product = [], numbers[0]
+    for operation, number in zip(operations, numbers[1:], strict=False):
+        if operation in "*/":
+            product = product * number if operation == "*" else product / number if number else math.inf
+        else:
+            sums.append(product)
+            product = number if operation == "+" else -number
+    return abs(sum(sums) + product - float(right.replace(",", "").rstrip("."))) <= 0.01
+
+
+def features(record: Record) -> list[float]:
+    """One number for each of NAMES."""
+    text, lines = record["completion"], steps(record["completion"])
+    equations = EQUATION.findall(text)
+    right = sum(holds(*equation) for equation in equations)
+    results = [dense.results(line) for line in lines]
+    given = {answers.canonical(number) for number in NUMBER.findall(record["question"])}
+    known, nowhere, used = set(given), 0, set()
+    for line, found in zip(lines, results, strict=True):
+        numbers = {answers.canonical(number) for number in NUMBER.findall(line)}
+        nowhere += len(numbers - found - known)
+        used |= numbers & given
+        known |= numbers | found
+    answer = answers.extract(text, flexible=True)
+    last = next((found for found in reversed(results) if found), set())
+    size = abs(float(eval(answer))) if answer and len(answer) < 20 else 0.0  # canonical: digits, point, sign, slash
+    return [
+        math.log1p(len(text)), len(lines), len(text) / max(1, len(lines)) / 50, len(equations),
+        len(equations) - right, right / max(1, len(equations)), sum(not found for found in results), nowhere,
+        len(used) / max(1, len(given)), answer in last, answer is not None and "." not in answer and "/" not in answer,
+        math.log1p(size), answer in given, answer is None, math.log1p(len(record["question"])),
+    ]  # fmt: skip
+
+
+def logistic(x: np.ndarray, y: np.ndarray, penalty: float = 1.0) -> np.ndarray:
+    """Weights (the last is the intercept) of a ridge-penalised logistic regression, by Newton's method."""
+    x = np.c_[x, np.ones(len(x))]
+    ridge = penalty * np.eye(x.shape[1])
+    ridge[-1, -1] = 1e-6
+    weights = np.zeros(x.shape[1])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-x @ weights))
+        weights -= np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + ridge, x.T @ (p - y) + ridge @ weights)
+    return weights
+
+
+def difference(one: np.ndarray, other: np.ndarray, label: np.ndarray, question: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of AUC(one) − AUC(other), both on the same bootstrap resamples of the questions."""
+    _, group = np.unique(question, return_inverse=True)
+    n, dice = int(group.max()) + 1, np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES // 4):
+        weight = dice.multinomial(n, np.full(n, 1 / n))[group].astype(float)
+        found.append(classification.auc(one, label, weight) - classification.auc(other, label, weight))
+    low, high = np.nanquantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scored", help="JSONL of solutions")
+    parser.add_argument("--held-out", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", action="store_true", help="print the baseline's weights too")
+    options = parser.parse_args()
+
+    records: list[Record] = []
+    jsonl.each([jsonl.Reader(options.scored)], lambda record, _: records.append(record))
+    x = np.array([features(record) for record in records], dtype=float)
+    y = np.array([float(record["correct"]) for record in records])
+    question = np.array([record["id"] for record in records])
+    held = np.array([is_held_out(record["id"], options.held_out, options.seed) for record in records])
+    x = (x - x[~held].mean(0)) / np.maximum(1e-9, x[~held].std(0))
+    weights = logistic(x[~held], y[~held])
+    label, question = y[held], question[held]
+    scores = {"surface features": x[held] @ weights[:-1]}
+    if all("orm" in (record.get("rewards") or {}) for record in records):
+        scores["ORM"] = np.array([record["rewards"]["orm"] for record in records])[held]
+
+    print(f"{len(label)} solutions of {len(set(question))} held-out questions, {label.mean():.1%} right\n")
+    print("| | AUC | 95% interval | AUC within a question |\n| --- | --- | --- | --- |")
+    for name, score in scores.items():
+        whole = classification.auc_interval(score, label, question)
+        within = classification.auc_within(score, label, question)
+        print(f"| {name} | {whole.value:.3f} | [{whole.low:.3f}, {whole.high:.3f}] | {within:.3f} |")
+    if "ORM" in scores:
+        low, high = difference(scores["ORM"], scores["surface features"], label, question)
+        print(f"\nORM − surface features: [{low:+.3f}, {high:+.3f}], 95% bootstrap over questions")
+    if options.weights:
+        for name, weight in sorted(zip(NAMES, weights[:-1], strict=True), key=lambda pair: -abs(pair[1])):
+            print(f"{weight:+.2f}  {name}")
+
+
+if __name__ == "__main__":
+    main()

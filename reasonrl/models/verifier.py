@@ -1,0 +1,108 @@
+"""Verifiers: a token classifier with one logit, p(the final answer will be right | question, steps so far).
+
+It is held in the same `Policy` as a language model, since it needs the same tokenizer and prompt form; only `model` is
+a transformers `…ForTokenClassification` with `num_labels=1`.
+"""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedConfig, PreTrainedModel
+
+from reasonrl import jsonl
+from reasonrl.errors import UsageError
+from reasonrl.models.policy import Policy, best_device, load_policy, load_tokenizer, locate, no_such_model, torch_dtype
+
+
+def is_verifier(directory: str) -> bool:
+    """Whether a model directory holds a token classifier (or an adapter that makes one) with one logit."""
+    adapter, config = Path(directory, "adapter_config.json"), Path(directory, "config.json")
+    if adapter.exists():
+        return jsonl.read_json(adapter).get("task_type") == "TOKEN_CLS"
+    if not config.exists():
+        return False
+    about = jsonl.read_json(config)
+    kinds = about.get("architectures") or []
+    return any(kind.endswith("ForTokenClassification") for kind in kinds) and len(about.get("id2label", "..")) == 1
+
+
+def load_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", attn: str | None = None) -> Policy:
+    """What `reasonrl orm` made, in evaluation mode, on `device` (default: the best there is).
+
+    Raises UsageError for a model that has no such head: its scores would be noise.
+    """
+    directory = locate(name)
+    if not is_verifier(directory):
+        raise UsageError(f"{name} is no outcome reward model (a token classifier with one logit); make one with orm")
+    policy = load_tokenizer(name)
+    where = torch.device(device) if device else best_device()
+    options: dict[str, Any] = {"dtype": torch_dtype(dtype, where), "attn_implementation": attn or "sdpa"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if Path(directory, "adapter_config.json").exists():
+                model = _load_adapter(directory, options)
+            else:
+                model = AutoModelForTokenClassification.from_pretrained(directory, **options)
+    except Exception as error:
+        raise no_such_model(name, error) from None
+    return _ready(policy, model.to(where))
+
+
+def new_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", attn: str | None = None) -> Policy:
+    """A verifier to be trained: the layers of the policy `name` under a new head. A verifier is taken as it is.
+
+    The head starts at zero, so that every probability starts at one half. An adapter is merged into its base.
+    """
+    if is_verifier(locate(name)):
+        return load_verifier(name, device=device, dtype=dtype, attn=attn)
+    policy = load_policy(name, device=device, dtype=dtype, attn=attn)
+    trunk = policy.model
+    config = copy.deepcopy(trunk.config)
+    _one_logit(config)
+    try:
+        model = AutoModelForTokenClassification.from_config(
+            config, dtype=trunk.dtype, attn_implementation=attn or "sdpa"
+        )
+    except ValueError:
+        raise UsageError(f"{name}: transformers has no token classifier for {config.model_type} models") from None
+    model.base_model.load_state_dict(trunk.base_model.state_dict())
+    nn.init.zeros_(head(model).weight)
+    nn.init.zeros_(head(model).bias)
+    model.config._name_or_path = model.name_or_path = policy.directory  # which an adapter remembers as its base
+    return _ready(policy, model.to(trunk.device))
+
+
+def head(model: nn.Module) -> nn.Linear:
+    """The layer that makes the logit; under an adapter, the copy of it that learns."""
+    found = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == 1 and layer.bias is not None and "lora_" not in name
+    ]
+    return found[-1]
+
+
+def _one_logit(config: PreTrainedConfig) -> None:
+    """Dropout before the head is off, as everywhere in this house; transformers' default is 0.1."""
+    config.num_labels, config.classifier_dropout = 1, 0.0
+
+
+def _load_adapter(directory: str, options: dict[str, Any]) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel
+
+    base = locate(PeftConfig.from_pretrained(directory).base_model_name_or_path)
+    config = AutoConfig.from_pretrained(base)
+    _one_logit(config)
+    model = AutoModelForTokenClassification.from_pretrained(base, config=config, **options)
+    return PeftModel.from_pretrained(model, directory).merge_and_unload()
+
+
+def _ready(policy: Policy, model: PreTrainedModel) -> Policy:
+    policy.model = model.eval()
+    policy.context = getattr(model.config, "max_position_embeddings", None) or policy.context
+    return policy

@@ -1,0 +1,299 @@
+"""The outcome reward model: where steps end, what is learnt, and that a score depends on nothing it should not."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasonrl import classification
+from reasonrl.errors import ReasonRLError, RecordError, UsageError
+from reasonrl.models import adapters
+from reasonrl.models.verifier import head, is_verifier, load_verifier, new_verifier
+from reasonrl.records import steps
+from reasonrl.rewards import orm
+from reasonrl.rewards.orm import Encoder, Solution, step_ends
+from reasonrl.tasks import mini
+from reasonrl.tasks.prompts import PromptForm
+from reasonrl.training.orm import Example, balanced, collate, is_held_out
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    """The tiny model under a head that says something."""
+    made = new_verifier("tiny", device="cpu")
+    torch.manual_seed(0)
+    torch.nn.init.normal_(head(made.model).weight, std=0.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def encode(verifier):
+    return Encoder(verifier, PromptForm())
+
+
+def record(completion, finish="eos", **more):
+    return {"id": "x/0", "question": "How many pens?", "completion": completion, "finish": finish} | more
+
+
+def some_solutions(encode, n=24):
+    found = [p for p, _ in zip(mini.imperfect("test", 0.5), range(n), strict=False)]
+    return [encode(record(p["reference"], question=p["question"])) for p in found]
+
+
+# Where steps end
+
+
+def test_a_step_ends_at_its_newline_and_the_last_at_eos(verifier, encode):
+    solution = encode(record("Ann has 3 + 4 = 7 pens.\n\nSo 7.\n#### 7"))
+    prompt = len(verifier.encode_prompt("Question: How many pens?\nAnswer:\n"))
+    shown = [verifier.decode([solution.ids[prompt : end + 1]])[0] for end in solution.ends]
+    assert [text.rstrip("\n") for text in shown] == [
+        "Ann has 3 + 4 = 7 pens.", "Ann has 3 + 4 = 7 pens.\n\nSo 7.", "Ann has 3 + 4 = 7 pens.\n\nSo 7.\n#### 7",
+    ]  # fmt: skip
+    assert solution.ids[-1] == verifier.eos_id and solution.ends[-1] == len(solution) - 1
+    assert all("\n" in verifier.tokenizer.decode([solution.ids[end]]) for end in solution.ends[:-1])
+
+
+def test_without_eos_the_last_token_stands_for_it(verifier, encode):
+    solution = encode(record("One.\nTw", finish="length"))
+    assert solution.ids[-1] != verifier.eos_id and solution.ends[-1] == len(solution) - 1
+    whole_line = encode(record("One.\n", finish="length"))
+    assert len(whole_line.ends) == 1 and whole_line.ends[-1] == len(whole_line) - 1
+
+
+def test_a_solution_without_a_step_has_its_end(encode):
+    for text, finish in (("", "eos"), ("\n \n", "eos"), ("", "length")):
+        solution = encode(record(text, finish))
+        assert solution.ends == [len(solution) - 1]
+
+
+def test_newlines_inside_tokens():
+    assert step_ends(["a", ".\n", "b", ""]) == [1, 3]
+    assert step_ends(["a\n\nb", "\n", "\n"]) == [0, 2]
+    assert step_ends(["a\nb\nc"]) == [0, 0, 0]
+    assert step_ends([" ", "\n", "\t\n"]) == []
+    assert step_ends([]) == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab7 .\n\t\r#é\u00a0\u2028<|eos|>", max_size=40), st.sampled_from(["eos", "length", "stop"]))
+def test_there_is_one_end_for_each_step(encode, text, finish):
+    solution = encode(record(text, finish))
+    assert len(solution.ends) == max(1, len(steps(text)))
+    assert solution.ends == sorted(solution.ends) and solution.ends[-1] == len(solution) - 1
+
+
+def test_own_ids_are_scored_as_they_were_drawn(verifier, encode):
+    odd = [i for c in "left" for i in verifier.encode_completion(c)]
+    drawn = record(verifier.decode([odd])[0], "length", completion_ids=odd, tokenizer=verifier.tokenizer_hash)
+    assert encode(drawn).ids[-len(odd) :] == odd
+    assert encode(drawn | {"tokenizer": "another"}).ids[-len(odd) :] != odd
+
+
+def test_what_cannot_be_scored(encode):
+    with pytest.raises(RecordError, match="do not fit"):
+        encode(record("word " * 600))
+    with pytest.raises(RecordError, match="completion"):
+        encode({"id": "x", "question": "?"})
+    with pytest.raises(RecordError, match="token ids"):
+        encode(record("x", completion_ids="17", tokenizer=encode.tokenizer_hash))
+
+
+# What a score depends on
+
+
+def test_the_score_of_a_prefix_does_not_depend_on_what_follows(verifier, encode):
+    for solution in some_solutions(encode):
+        whole = orm.logits(verifier.model, [solution], 4096)[0]
+        assert len(whole) == len(solution.ends) and len({round(value, 3) for value in whole}) > 1
+        for number, end in enumerate(solution.ends):
+            prefix = Solution(solution.ids[: end + 1], [end])
+            other = Solution([*solution.ids[: end + 1], 7, 300, 5], [end])
+            for part in (prefix, other):
+                assert orm.logits(verifier.model, [part], 4096)[0][0] == pytest.approx(whole[number], abs=1e-4)
+
+
+def test_scores_do_not_depend_on_the_batch(verifier, encode):
+    solutions = some_solutions(encode)
+    alone = [orm.logits(verifier.model, [solution], 1)[0] for solution in solutions]
+    shuffled = random.Random(0).sample(range(len(solutions)), len(solutions))
+    for budget in (1, 200, 100_000):
+        together = orm.logits(verifier.model, [solutions[i] for i in shuffled], budget)
+        for place, values in zip(shuffled, together, strict=True):
+            assert values == pytest.approx(alone[place], abs=1e-4)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 300))
+def test_batches_keep_to_the_budget_and_lose_nothing(sizes, budget):
+    solutions = [Solution([0] * size, [size - 1]) for size in sizes]
+    found = orm.batches(solutions, budget)
+    assert sorted(index for batch in found for index in batch) == list(range(len(sizes)))
+    for batch in found:
+        assert len(batch) == 1 or max(sizes[i] for i in batch) * len(batch) <= budget
+
+
+# What is learnt
+
+
+def example(question, label, ends=(3,)):
+    return Example(question, Solution(list(range(ends[-1] + 1)), list(ends)), label)
+
+
+def test_weights_balance_questions_and_labels():
+    examples = [example("a", True)] + [example("a", False)] * 3 + [example("b", False)] * 2 + [example("c", True)] * 6
+    weights = [e.weight for e in balanced(examples)]
+    assert np.mean(weights) == pytest.approx(1)
+    assert weights == pytest.approx([3, 1, 1, 1, 1.5, 1.5] + [0.5] * 6)  # each question and label the same: 3
+    with pytest.raises(ReasonRLError, match="wrong"):
+        balanced([example("a", False)] * 3)
+
+
+def test_every_step_end_carries_the_label_and_its_share_of_the_weight():
+    batch = collate([example("a", True, (1, 3)), example("b", False, (2,))], "all")
+    assert batch.input_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
+    assert list(zip(batch.rows.tolist(), batch.places.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]
+    assert batch.labels.tolist() == [1, 1, 0] and batch.weights.tolist() == [0.5, 0.5, 1]
+    final = collate([example("a", True, (1, 3)), example("b", False, (2,))], "final")
+    assert final.places.tolist() == [3, 2] and final.weights.tolist() == [1, 1]
+
+
+def test_held_out_is_by_question_and_seed():
+    ids = [f"mini/train/{i}" for i in range(4000)]
+    held = [is_held_out(i, 0.25, 0) for i in ids]
+    assert np.mean(held) == pytest.approx(0.25, abs=0.03)
+    assert all(is_held_out(i, 0.5, 0) for i, h in zip(ids, held, strict=True) if h)  # a larger part holds the smaller
+    assert held != [is_held_out(i, 0.25, 1) for i in ids]
+    assert not any(is_held_out(i, 0, 0) for i in ids)
+
+
+# Loading
+
+
+def test_a_new_verifier_says_one_half(encode):
+    fresh = new_verifier("tiny", device="cpu")
+    assert {value for values in orm.logits(fresh.model, some_solutions(encode), 4096) for value in values} == {0.0}
+
+
+def test_it_loads_in_plain_transformers(verifier, encode, tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    adapters.save(verifier.model, verifier, tmp_path)
+    assert is_verifier(str(tmp_path)) and not is_verifier("tiny")
+    plain = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    solution = some_solutions(encode, 1)[0]
+    with torch.no_grad():
+        found = plain(torch.tensor([solution.ids])).logits[0, solution.ends, 0].tolist()
+    again = load_verifier(str(tmp_path), device="cpu")
+    assert orm.logits(again.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+    assert orm.logits(verifier.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+    kept = new_verifier(str(tmp_path), device="cpu")  # going on from a verifier keeps its head
+    assert orm.logits(kept.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+
+
+def test_an_adapter_loads_with_its_head(encode, tmp_path):
+    made = new_verifier("tiny", device="cpu")
+    model = adapters.add_lora(made, 4, "TOKEN_CLS", 0)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    assert head(model).weight.requires_grad
+    adapters.save(model, made, tmp_path)
+    assert (tmp_path / "adapter_config.json").exists() and not (tmp_path / "model.safetensors").exists()
+    assert is_verifier(str(tmp_path))
+    solution = some_solutions(encode, 1)[0]
+    found = orm.logits(model.eval(), [solution], 99)[0]
+    assert any(abs(value) > 0.01 for value in found)
+    assert orm.logits(load_verifier(str(tmp_path), device="cpu").model, [solution], 99)[0] == pytest.approx(
+        found, abs=1e-4
+    )
+
+
+def test_a_policy_is_no_verifier():
+    with pytest.raises(UsageError, match="no outcome reward model"):
+        load_verifier("tiny")
+
+
+# How good it is
+
+
+def pairs(score, label):
+    right = [s for s, y in zip(score, label, strict=True) if y]
+    wrong = [s for s, y in zip(score, label, strict=True) if not y]
+    return np.mean([(r > w) + (r == w) / 2 for r in right for w in wrong])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_auc_counts_pairs(rows):
+    score, label = np.array([float(s) for s, _ in rows]), np.array([float(y) for _, y in rows])
+    if 0 < label.sum() < len(label):
+        assert classification.auc(score, label) == pytest.approx(pairs(score, label))
+        doubled = classification.auc(score, label, np.full(len(score), 2.0))
+        assert doubled == pytest.approx(classification.auc(score, label))
+    else:
+        assert np.isnan(classification.auc(score, label))
+
+
+def test_auc_weights_are_copies():
+    dice = np.random.default_rng(0)
+    score, label, copies = dice.integers(0, 9, 50) / 9, dice.integers(0, 2, 50) * 1.0, dice.integers(0, 4, 50)
+    expected = classification.auc(score.repeat(copies), label.repeat(copies))
+    assert classification.auc(score, label, copies.astype(float)) == pytest.approx(expected)
+
+
+def test_auc_within_questions_ignores_how_hard_they_are():
+    question = np.array(["easy"] * 4 + ["hard"] * 4)
+    label = np.array([1, 1, 1, 0, 1, 0, 0, 0.0])
+    score = np.array([0.9] * 4 + [0.1] * 4)
+    assert classification.auc(score, label) == pytest.approx(0.75)
+    assert classification.auc_within(score, label, question) == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_the_interval_covers_what_it_should():
+    dice, covered = np.random.default_rng(1), 0
+
+    def draw(questions):
+        hard = dice.normal(size=questions).repeat(8)  # solutions of a question are alike
+        label = (dice.normal(size=8 * questions) > hard).astype(float)
+        return label + dice.normal(size=8 * questions) * 1.5 - hard, label
+
+    truth = classification.auc(*draw(20_000))
+    for trial in range(40):
+        found = classification.auc_interval(*draw(60), np.arange(60).repeat(8), trial)
+        covered += found.low <= truth <= found.high
+    assert covered >= 34  # of 40; 38 are expected, and fewer than 34 in one of 50 tries
+
+
+def test_calibration_by_hand():
+    probability, label = np.array([0.05, 0.08, 0.95, 1.0, 0.55]), np.array([0, 1, 1, 1, 0.0])
+    bins = classification.reliability(probability, label)
+    assert [part.count for part in bins] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 2]
+    expected = (2 * abs(0.065 - 0.5) + 1 * 0.55 + 2 * abs(0.975 - 1)) / 5
+    assert classification.expected_calibration_error(bins) == pytest.approx(expected)
+
+
+def test_platt_finds_scale_and_shift():
+    dice = np.random.default_rng(0)
+    logit = dice.normal(size=20_000) * 2
+    label = (dice.random(20_000) < 1 / (1 + np.exp(-(0.5 * logit - 1)))).astype(float)
+    assert classification.platt(logit, label) == pytest.approx((0.5, -1), abs=0.06)
+    scale, shift = classification.platt(np.array([-1.0, 1.0]), np.array([0.0, 1.0]))  # separable: still finite
+    assert np.isfinite([scale, shift]).all() and scale > 0
+
+
+def test_the_report_is_json(tmp_path):
+    steps = [np.array([0.2, 0.9]), np.array([0.4]), np.array([0.6, 0.7, 0.1])]
+    report = classification.report(steps, np.array([1.0, 0.0, 0.0]), np.array(["a", "a", "b"]))
+    assert [row["n"] for row in report["by_step"]] == [3, 2, 1]
+    assert report["accuracy"] == 1 and report["auc"] == 1 and report["right"] == pytest.approx(1 / 3)
+    assert np.isnan(report["by_step"][2]["auc"])
+    from reasonrl import jsonl
+
+    assert json.loads(jsonl.dumps(report))["by_step"][2]["auc"] is None
+    classification.plot_reliability(report["bins"], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
