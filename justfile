@@ -13,6 +13,10 @@ test *ARGS:
 test-fast *ARGS:
     {{python}} -m pytest -m "not slow" {{ARGS}}
 
+# The vLLM engine and a real `vllm serve`, on a CPU, in an environment of their own (built in .venv-vllm the first time).
+test-vllm *ARGS:
+    PYTHON={{python}} tests/vllm/run.sh {{ARGS}}
+
 lint:
     ruff format --check .
     ruff check .

@@ -41,17 +41,24 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def describe() -> dict[str, Any]:
-    """Stage, arguments, versions, machine and git state of this process."""
+def _version(package: str) -> str:
     from importlib import metadata  # slow to import, and `--help` does without
 
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # the CPU build of vllm goes by another name
+        return str(getattr(sys.modules[package], "__version__", None))
+
+
+def describe() -> dict[str, Any]:
+    """Stage, arguments, versions, machine and git state of this process."""
     loaded = [name for name in PACKAGES if name in sys.modules]
     return {
         "stage": _stage,
         "arguments": _arguments,
         "argv": _plain(sys.argv[1:]),
         "version": reasonrl.__version__,
-        "packages": {name: metadata.version(name) for name in loaded},
+        "packages": {name: _version(name) for name in loaded},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "git": _git_state(),

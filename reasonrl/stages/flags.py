@@ -26,6 +26,8 @@ class Answer(StrEnum):
 class Backend(StrEnum):
     auto = "auto"
     hf = "hf"
+    vllm = "vllm"
+    openai = "openai"
 
 
 class Precision(StrEnum):
@@ -51,8 +53,9 @@ Seed = Annotated[int, _option("--seed", min=0, help="Seed of every random choice
 Limit = Annotated[int | None, _option("--limit", min=1, metavar="N", help="Take only the first N.", show_default="all")]
 Task = Annotated[
     str | None,
-    _option("--task", metavar="TASK", help="Problems of this task: mini, gsm8k, or a JSONL file.", show_default=False),
-]
+    _option("--task", metavar="TASK", help="Problems of this task: mini, gsm8k, svamp, or a JSONL or Python file.",
+            show_default=False),
+]  # fmt: skip
 Path = Annotated[
     str | None,
     _option("--path", metavar="DIR", help="The task's files.", show_default="$REASONRL_DATA"),
@@ -81,6 +84,32 @@ DType = Annotated[Precision, _option("--dtype", help="auto: bf16 on a GPU that h
 Attention = Annotated[
     str | None, _option("--attn", metavar="NAME", help="transformers attention implementation.", show_default="sdpa")
 ]
+BackendFlag = Annotated[
+    Backend, _option("--backend", help="The engine. auto: vllm if installed and a GPU is there, else hf.")
+]
+BaseUrl = Annotated[
+    str | None,
+    _option("--base-url", metavar="URL", help="A completions server, such as http://localhost:8000/v1.",
+            show_default=False),
+]  # fmt: skip
+Concurrency = Annotated[
+    int | None,
+    _option("--concurrency", min=1, metavar="N", help="Requests to the server at a time.", show_default="32"),
+]
+Timeout = Annotated[
+    float | None,
+    _option("--timeout", min=0.001, metavar="SECONDS", help="Wait this long for a server's answer.",
+            show_default="600"),
+]  # fmt: skip
+Retries = Annotated[
+    int | None,
+    _option("--retries", min=0, metavar="N", help="Ask again when the server is down or busy.", show_default="10"),
+]
+EngineArg = Annotated[
+    list[str] | None,
+    _option("--engine-arg", metavar="KEY=VALUE", help="Any argument of vLLM, or field of a request; may be repeated.",
+            show_default=False),
+]  # fmt: skip
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

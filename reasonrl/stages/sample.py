@@ -1,17 +1,21 @@
 """`reasonrl sample`: K completions of each problem."""
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from reasonrl import console, provenance
+from reasonrl import console, jsonl, provenance
 from reasonrl.errors import UsageError
 from reasonrl.records import Record
 from reasonrl.stages import flags
-from reasonrl.tasks import source
-from reasonrl.tasks.prompts import PromptForm, prompt_form
+from reasonrl.tasks import exemplars, source
+from reasonrl.tasks.prompts import own_form, prompt_form
+
+SHOWN = ("id", "question", "reference")  # what the sidecar tells of an exemplar
 
 Problems = Annotated[
     list[str] | None,
@@ -36,7 +40,12 @@ Logprobs = Annotated[bool, typer.Option("--logprobs", help="Add the log-probabil
 Shard = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="Every N-th problem from the I-th on.", show_default="all")
 ]
-BackendFlag = Annotated[flags.Backend, typer.Option("--backend", help="The engine that draws.")]
+Shots = Annotated[
+    int, typer.Option("--shots", min=0, metavar="N", help="Worked examples before the question, from the train split.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the first prompt, its tokens and the plan; draw nothing.")
+]
 
 
 def sample(
@@ -51,14 +60,22 @@ def sample(
     max_tokens: MaxTokens = 256,
     stop: Stop = None,
     prompt: Prompt = None,
+    shots: Shots = 0,
     logprobs: Logprobs = False,
     seed: flags.Seed = 0,
     shard: Shard = None,
     path: flags.Path = None,
-    backend: BackendFlag = flags.Backend.auto,
+    dry_run: DryRun = False,
+    backend: flags.BackendFlag = flags.Backend.auto,
     batch_tokens: flags.BatchTokens = None,
     device: flags.Device = None,
     dtype: flags.DType = flags.Precision.auto,
+    attn: flags.Attention = None,
+    base_url: flags.BaseUrl = None,
+    concurrency: flags.Concurrency = None,
+    timeout: flags.Timeout = None,
+    retries: flags.Retries = None,
+    engine_arg: flags.EngineArg = None,
     output: flags.OutputFile = "-",
     force: flags.Force = False,
     resume: flags.Resume = False,
@@ -66,17 +83,35 @@ def sample(
     """Sample K completions of each problem from a model.
 
     The samples of a problem come out together, problems in their order, flushed batch by batch. A sample's random
-    draws depend only on (seed, id, k, position): not on the batch, the shard, or the order.
+    draws depend only on (seed, id, k, position): not on the batch, the shard, or the order. (vllm and servers promise
+    the distribution only.)
 
     \b
     Examples:
       reasonrl sample --k 96 | reasonrl score | jq .reward
       reasonrl data mini --limit 200 | reasonrl sample --k 8 -o samples.jsonl
       reasonrl sample --task gsm8k --split test --temperature 0 --model ./sft --resume -o greedy.jsonl
+      reasonrl sample --task gsm8k --shots 4 --model ./llama --backend vllm --engine-arg max_num_seqs=512
+      reasonrl sample --task gsm8k --model ./llama --base-url http://node7:8000/v1 --shard 0/8 -o shard0.jsonl
     """
     if top_p == 0:
         raise UsageError("--top-p 0 leaves nothing to draw from; --temperature 0 is greedy")
     chosen, readers = source.problems(problems or [], task, split, limit, path=path, shard=flags.parse_shard(shard))
+    shown = exemplars.pick(shots, task, chosen, path, seed)
+    draw = {"k": k, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+
+    def engine_setup():
+        from reasonrl.sampling import engines
+
+        return engines.Setup(
+            backend.value, device, dtype.value, attn, batch_tokens, base_url, concurrency, timeout, retries,
+            engines.parse_arguments(engine_arg or []),
+        )  # fmt: skip
+
+    if dry_run:
+        return _show_plan(
+            chosen, shown, task, model, prompt, stop, engine_setup(), draw | {"seed": seed, "output": output}
+        )
     with provenance.open_output(output, force=force, resume=resume, replay=False) as out:
         out.inputs = readers
         done = _whole_problems(out, [problem["id"] for problem in chosen], k)
@@ -84,14 +119,14 @@ def sample(
             console.log(f"resuming behind {done} of {len(chosen)} problems")
 
         from reasonrl.models import checkpoint
-        from reasonrl.models.policy import load_policy
-        from reasonrl.sampling import Request, Sampling
-        from reasonrl.sampling.hf import HFEngine
+        from reasonrl.sampling import Request, Sampling, draws, engines
 
-        policy = load_policy(model, device=device, dtype=dtype)
-        form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory))
-        sampling = Sampling(k, temperature, top_p, max_tokens, form.stop, seed)
-        engine = HFEngine(policy, batch_tokens)
+        # An engine with a generator of its own must not begin every shard and every resumption with the same numbers.
+        first = chosen[min(done, len(chosen) - 1)]["id"]
+        own_seed = int(draws.row_keys(seed, [first], range(1))[0]) >> 33
+        policy, engine = engines.start(model, engine_setup(), own_seed)
+        form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory) or own_form(task))
+        sampling = Sampling(stop=form.stop, seed=seed, **draw)
         fixed = {
             "temperature": temperature,
             "top_p": top_p,
@@ -103,23 +138,31 @@ def sample(
             out.extra = {
                 "model": {"name": model, "directory": policy.directory, "sha256": _model_hash(policy.directory)},
                 "prompt": form.to_json(),
+                "engine": type(engine).__name__,
             }
+            if shots:
+                out.extra["exemplars"] = [{name: of[name] for name in SHOWN} for of in shown.pool]
             out.write_sidecar(finished=False)
 
         def requests() -> Iterator[Request]:
             for problem in chosen[done:]:
-                yield Request(problem["id"], policy.encode_prompt(form.render(problem["question"], policy.tokenizer)))
+                text = shown.render(problem, form, policy.tokenizer)
+                yield Request(problem["id"], policy.encode_prompt(text))
 
         watch = console.Stopwatch()
         tokens = cut = 0
-        with console.progress("sampling", total=len(chosen)) as advance:
+        with contextlib.closing(engine), console.progress("sampling", total=len(chosen)) as advance:
             for number, completions in enumerate(engine.sample(requests(), sampling), start=done):
                 problem = chosen[number]
-                shown = form.render(problem["question"], policy.tokenizer)
+                asked = {
+                    "prompt": form.render(problem["question"], policy.tokenizer),
+                    "shots": shots,
+                    "prompt_hash": shown.hash(problem, form),
+                }
                 for index, completion in enumerate(completions):
                     tokens += len(completion.ids)
                     cut += completion.finish == "length"
-                    out.write(_record(problem, index, shown, form, completion, fixed, logprobs))
+                    out.write(_record(problem, index, asked, completion, fixed, logprobs))
                 out.flush()
                 advance(number + 1, f"{tokens / watch.seconds:,.0f} tokens/s")
         fresh = (len(chosen) - done) * k
@@ -132,14 +175,49 @@ def sample(
         )
 
 
-def _record(
-    problem: Record, k: int, prompt: str, form: PromptForm, completion, fixed: Record, logprobs: bool
-) -> Record:
-    record = problem | {
-        "k": k,
-        "prompt": prompt,
-        "shots": 0,
-        "prompt_hash": form.hash,
+def _show_plan(
+    chosen: list[Record],
+    shown: exemplars.Exemplars,
+    task: str | None,
+    model: str,
+    prompt: str | None,
+    stop: list[str] | None,
+    setup,
+    draw,
+) -> None:
+    """The first prompt and what would be done with it: JSON on stdout, and on stderr for the eye. Loads no weights."""
+    from reasonrl.models import checkpoint
+    from reasonrl.models.policy import load_tokenizer
+
+    engine = setup.chosen()
+    policy = load_tokenizer(model)
+    form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory) or own_form(task))
+    texts = [shown.render(problem, form, policy.tokenizer) for problem in chosen]
+    encoded = [policy.encode_prompt(text) for text in texts]
+    for problem, ids in zip(chosen, encoded, strict=True):
+        policy.check_fits(problem["id"], ids)
+    tokens = policy.tokenizer.convert_ids_to_tokens(encoded[0])
+    lengths = [len(ids) for ids in encoded]
+    plan = {
+        "problems": len(chosen), "first": chosen[0]["id"], "model": model, "directory": policy.directory,
+        "backend": engine, "form": form.name, "stop": list(form.stop), "eos_ids": sorted(policy.eos_ids),
+        "shots": shown.count, "shots_ids": [of["id"] for of in shown.of(chosen[0])], "context": policy.context,
+        "prompt_tokens": {"shortest": min(lengths), "longest": max(lengths), "all": sum(lengths)},
+        "most_new_tokens": len(chosen) * draw["k"] * draw["max_tokens"],
+    } | draw  # fmt: skip
+    for line in texts[0].split("\n"):
+        console.log(f"| {line}")
+    console.log(f"{lengths[0]} tokens: {' '.join(tokens)}")
+    console.log(", ".join(f"{name} {value}" for name, value in plan.items()))
+    sys.stdout.write(
+        jsonl.dumps({"plan": plan, "prompt": texts[0], "prompt_ids": encoded[0], "tokens": tokens}).decode()
+    )
+    sys.stdout.write("\n")
+
+
+def _record(problem: Record, k: int, asked: Record, completion, fixed: Record, logprobs: bool) -> Record:
+    record = {**problem, "k": k, **asked}
+    record |= {
         "completion": completion.text,
         "completion_ids": completion.ids,
         "logprob": None if completion.logprobs is None else sum(completion.logprobs),

@@ -1,11 +1,10 @@
 """GSM8K (Cobbe et al. 2021): 7,473 training and 1,319 test questions of grade-school mathematics."""
 
 import re
+from collections.abc import Iterable
 
 from reasonrl.errors import RecordError
 from reasonrl.records import Record, need_text
-
-HUB = ("openai/gsm8k", "main")
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
@@ -21,3 +20,10 @@ def to_problem(raw: Record) -> Record:
     if not mark:
         raise RecordError('field "answer" is no worked solution: there is no "####" in it')
     return {"question": raw["question"], "answer": answer.strip().replace(",", ""), "reference": reference}
+
+
+def from_hub(split: str) -> Iterable[Record]:
+    """The rows of a split."""
+    import datasets
+
+    return datasets.load_dataset("openai/gsm8k", "main", split=split)

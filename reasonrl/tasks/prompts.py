@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import UsageError
+from reasonrl.tasks import own
 
 PLAIN = "Question: {question}\nAnswer:\n"
 PLAIN_STOP = ("\nQuestion:",)  # a pretrained model goes on with the next question
@@ -45,6 +46,19 @@ class PromptForm:
         return cls(saved["name"], saved["template"], tuple(saved["stop"]))
 
 
+def next_question(template: str) -> tuple[str, ...]:
+    """Where a pretrained model goes on with the next question: what stands before `{question}` on its line."""
+    before = template.partition("{question}")[0].rpartition("\n")[2].rstrip()
+    return (f"\n{before}",) if before else ()
+
+
+def own_form(task: str | None) -> PromptForm | None:
+    """The form that a task in a Python file defines, None where there is none."""
+    if task is None or not task.endswith(".py") or (found := own.load(task)).prompt is None:
+        return None
+    return PromptForm(Path(task).name, found.prompt, found.stop)
+
+
 def prompt_form(name: str | None, stop: list[str] | None, remembered: PromptForm | None) -> PromptForm:
     """What the flags ask for, else what the checkpoint remembers, else `plain`."""
     if name is None:
@@ -53,6 +67,10 @@ def prompt_form(name: str | None, stop: list[str] | None, remembered: PromptForm
         form = PromptForm()
     elif name == "chat":
         form = PromptForm("chat", None, ())
+    elif name.endswith(".py"):
+        form = own_form(name)
+        if form is None:
+            raise UsageError(f"--prompt {name}: the file defines no PROMPT")
     else:
         try:
             template = Path(name).read_text(encoding="utf-8")
@@ -60,5 +78,5 @@ def prompt_form(name: str | None, stop: list[str] | None, remembered: PromptForm
             raise UsageError(f"--prompt {name}: want plain, chat, or a readable file") from None
         if "{question}" not in template:
             raise UsageError(f"--prompt {name}: the file has no {{question}} in it")
-        form = PromptForm(Path(name).name, template, ())
+        form = PromptForm(Path(name).name, template, next_question(template))
     return form if stop is None else PromptForm(form.name, form.template, tuple(stop))

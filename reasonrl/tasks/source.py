@@ -9,16 +9,16 @@ from pathlib import Path
 from reasonrl import console, jsonl
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record, need_text, question_id
-from reasonrl.tasks import gsm8k, mini
+from reasonrl.tasks import gsm8k, mini, own, svamp
 
 EXAMPLES = 16  # problems of `mini` that stand in when none are given at a terminal
-PUBLISHED = {"gsm8k": gsm8k}
+PUBLISHED = {"gsm8k": gsm8k, "svamp": svamp}
 
 
 def task_problems(
     task: str, split: str, path: str | None = None, readers: list[jsonl.Reader] | None = None
 ) -> Iterator[Record]:
-    """The problems of a task in their own order. `task` is a name, a JSONL file of one's own, or `-`.
+    """The problems of a task in their own order. `task` is a name, a JSONL or Python file of one's own, or `-`.
 
     The readers of the files that are read are added to `readers`.
     """
@@ -28,10 +28,12 @@ def task_problems(
     if task in PUBLISHED:
         rows = _published(task, split, path, readers)
         return ({"id": f"{task}/{split}/{number}"} | problem for number, problem in enumerate(rows))
+    if task.endswith(".py"):
+        return _own_problems(task, split)
     if task == "-" or Path(task).suffix in (".jsonl", ".gz", ".zst") or os.path.exists(task):
         readers += jsonl.inputs([task])
         return iter(read_problems(readers))
-    raise UsageError(f"no task {task!r}; there are mini, {', '.join(PUBLISHED)}, or name a JSONL file")
+    raise UsageError(f"no task {task!r}; there are mini, {', '.join(PUBLISHED)}, or name a JSONL or a Python file")
 
 
 def _published(task: str, split: str, path: str | None, readers: list[jsonl.Reader]) -> list[Record]:
@@ -48,11 +50,11 @@ def _published(task: str, split: str, path: str | None, readers: list[jsonl.Read
         jsonl.each(readers[-1:], lambda row, _: rows.append(to_problem(row)))
         return rows
     try:
-        import datasets
+        return [to_problem(row) for row in PUBLISHED[task].from_hub(split)]
+    except UsageError:
+        raise
     except ImportError:
         raise UsageError(f"{task}: set REASONRL_DATA, give --path DIR, or pip install 'reasonrl[hub]'") from None
-    try:
-        return [to_problem(row) for row in datasets.load_dataset(*PUBLISHED[task].HUB, split=split)]
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ReasonRLError(
@@ -70,25 +72,42 @@ def read_problems(readers: list[jsonl.Reader]) -> list[Record]:
         name = Path(reader.path).name.split(".")[0] if os.path.isfile(reader.path) else "stdin"
 
         def visit(problem: Record, _: bytes, name: str = name) -> None:
-            need_text(problem, "question")
-            answer = problem.get("answer", "")
-            if type(answer) in (int, float):
-                problem["answer"] = str(answer)
-            elif type(answer) is not str:
-                raise RecordError('field "answer" is neither a string nor a number')
-            elif "####" in answer:
-                problem |= gsm8k.to_problem(problem)
-            problem.setdefault("reference", None)
-            if "id" not in problem:
-                problem = {"id": question_id(name, problem["question"])} | problem
-            need_text(problem, "id")
-            if problem["id"] in seen:
-                raise RecordError(f"duplicate id {problem['id']!r}; ids must be unique")
-            seen.add(problem["id"])
-            found.append(problem)
+            found.append(_as_problem(problem, name, seen))
 
         jsonl.each([reader], visit)
     return found
+
+
+def _as_problem(problem: Record, name: str, seen: set[str]) -> Record:
+    """A record with a `question`, completed; its id is added to `seen`. Raises RecordError for what is no problem."""
+    need_text(problem, "question")
+    answer = problem.get("answer", "")
+    if type(answer) in (int, float):
+        problem["answer"] = str(answer)
+    elif type(answer) is not str:
+        raise RecordError('field "answer" is neither a string nor a number')
+    elif "####" in answer:
+        problem |= gsm8k.to_problem(problem)
+    problem.setdefault("reference", None)
+    if "id" not in problem:
+        problem = {"id": question_id(name, problem["question"])} | problem
+    need_text(problem, "id")
+    if problem["id"] in seen:
+        raise RecordError(f"duplicate id {problem['id']!r}; ids must be unique")
+    seen.add(problem["id"])
+    return problem
+
+
+def _own_problems(file: str, split: str) -> Iterator[Record]:
+    """What `problems(split)` of a Python file gives, one at a time. Raises RecordError with the number of a bad one."""
+    seen: set[str] = set()
+    for number, problem in enumerate(own.load(file).problems(split)):
+        try:
+            if not isinstance(problem, dict):
+                raise RecordError("not a dictionary")
+            yield _as_problem(dict(problem), Path(file).stem, seen)
+        except RecordError as error:
+            raise RecordError(f"{file}: problems({split!r}), number {number}: {error}") from None
 
 
 def problem_stream(

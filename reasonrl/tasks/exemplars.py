@@ -1,0 +1,72 @@
+"""Worked examples before the question: `sample --shots N`.
+
+They come from the training split, chosen by the seed, the same for every problem. A problem that is itself among them
+gets a spare one in its place: its own solution would give the answer away.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from reasonrl.errors import UsageError
+from reasonrl.records import Record
+from reasonrl.tasks import source
+from reasonrl.tasks.prompts import PromptForm
+
+BETWEEN = "\n\n"  # a solution and the next question
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """`count` exemplars for each problem, from `pool`, which holds one more."""
+
+    count: int
+    pool: tuple[Record, ...]
+
+    def of(self, problem: Record) -> list[Record]:
+        """The exemplars of a problem; never the problem itself."""
+        others = [shown for shown in self.pool if shown["question"] != problem["question"]]
+        return others[: self.count]
+
+    def render(self, problem: Record, form: PromptForm, tokenizer: Any = None) -> str:
+        """What the model reads: the exemplars in the form of the prompt, then the question."""
+        shown = self.of(problem)
+        if form.template is not None:
+            before = "".join(f"{form.render(of['question'])}{of['reference']}{BETWEEN}" for of in shown)
+            return before + form.render(problem["question"])
+        if not getattr(tokenizer, "chat_template", None):
+            return form.render(problem["question"], tokenizer)  # complains
+        messages = []
+        for of in shown:
+            messages.append({"role": "user", "content": of["question"]})
+            messages.append({"role": "assistant", "content": of["reference"]})
+        messages.append({"role": "user", "content": problem["question"]})
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def hash(self, problem: Record, form: PromptForm) -> str:
+        """Identifies form and exemplars in a record, whose `prompt` holds neither."""
+        if not self.count:
+            return form.hash
+        shown = [(of["question"], of["reference"]) for of in self.of(problem)]
+        return hashlib.sha256(repr((form.hash, shown)).encode()).hexdigest()[:12]
+
+
+def pick(count: int, task: str | None, problems: list[Record], path: str | None, seed: int) -> Exemplars:
+    """Exemplars for `problems` from the training split of `task` (None: the one that the problems' ids name).
+
+    Raises UsageError if there is no such task, or too few worked solutions in it.
+    """
+    if count == 0:
+        return Exemplars(0, ())
+    named = str(problems[0]["id"]).partition("/")[0]
+    if task is None and named not in ("mini", *source.PUBLISHED):
+        raise UsageError(f"--shots {count}: name with --task the task or the file that exemplars come from")
+    solved = [
+        problem
+        for problem in source.task_problems(task or named, "train", path)
+        if type(problem.get("reference")) is str and "/test/" not in problem["id"]
+    ]
+    if len(solved) <= count:
+        raise UsageError(f"--shots {count}: {task or named} has {len(solved)} worked training solutions, one too few")
+    return Exemplars(count, tuple(random.Random(f"shots/{seed}").sample(solved, count + 1)))
