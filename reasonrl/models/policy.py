@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from dataclasses import dataclass, field
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reasonrl.models import checkpoint
 from reasonrl.tasks.prompts import PromptForm
 
 logging.set_verbosity_error()
+getLogger("huggingface_hub").setLevel(ERROR)  # tells of every retry; the one line of the error is enough
 logging.disable_progress_bar()
 
 BUNDLED = {name: str(Path(__file__).parent / name) for name in ("tiny", "tiny-orm")}

@@ -19,7 +19,7 @@ SHOWN = ("id", "question", "reference")  # what the sidecar tells of an exemplar
 
 Problems = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PROBLEMS|-]", help="Problem files; default: --task, else stdin, else 16 of mini.",
+    typer.Argument(metavar="PROBLEMS|-", help="Problem files; default: --task, else stdin, else 16 of mini.",
                    show_default=False),
 ]  # fmt: skip
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Samples a problem.")]
@@ -113,7 +113,7 @@ def sample(
             chosen, shown, task, model, prompt, stop, engine_setup(), draw | {"seed": seed, "output": output}
         )
     with provenance.open_output(output, force=force, resume=resume, replay=False) as out:
-        out.inputs = readers
+        out.reads(readers)
         done = _whole_problems(out, [problem["id"] for problem in chosen], k)
         if done:
             console.log(f"resuming behind {done} of {len(chosen)} problems")

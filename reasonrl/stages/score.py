@@ -1,6 +1,7 @@
 """`reasonrl score`: adds verdicts and rewards to samples."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from reasonrl import console, jsonl, provenance
-from reasonrl.errors import ReasonRLError, UsageError
+from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.rewards import exact
 from reasonrl.rewards.external import Failed
@@ -99,7 +100,11 @@ def score(
             elif any(scored.get(field) != record.get(field) for field in ("id", "k", "completion", "correct")):
                 raise UsageError(f"{out.partial}: record {tally.samples} {jsonl.OTHER}")
 
-        jsonl.each(readers, visit, bad)
+        try:
+            jsonl.each(readers, visit, bad)
+        except RecordError:
+            window.flush()  # what came before the bad line is not lost
+            raise
         window.flush()
         out.counts = tally.counts() | {"skipped": bad.count}
         out.extra |= {"seconds_of": dict(zip((choice.name for choice in chosen), window.seconds, strict=True))}
@@ -171,21 +176,15 @@ class Held(NamedTuple):
     record: Record
     rewards: Record
     prepared: list[Any]
-    file: str
-    line_number: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.line_number}"
+    place: str
 
 
 class Window:
     """Records on their way to the rewards: as many at a time as a reward that judges in batches can use.
 
-    They leave in the order in which they came, when the window is full and when stdin has nothing more for now.
+    They leave in the order in which they came: at once where no reward judges in batches, else when the window is full
+    and when stdin has nothing more for now.
     """
-
-    MOST = 256  # records, where one record is as good as many; judging some together costs less for each
 
     def __init__(self, chosen: list[Choice], rewards: list[Reward], out: provenance.Output):
         self.chosen, self.rewards, self.out = chosen, rewards, out
@@ -204,12 +203,14 @@ class Window:
 
     def add(self, record: Record, before: Record, prepared: list[Any]) -> None:
         """A record for the window."""
-        self.held.append(Held(record, before, prepared, self.reader.name, self.reader.line_number))
-        full = not self.batching and len(self.held) >= self.MOST
+        if not self.batching:
+            credits = [one.judge((record,), (own,))[0] for one, own in zip(self.rewards, prepared, strict=True)]
+            self._write(record, before, credits)
+            return
+        self.held.append(Held(record, before, prepared, f"{self.reader.name}:{self.reader.line_number}"))
         for number, one in self.batching:
             self.filled[number] += one.size(prepared[number])
-            full = full or self.filled[number] >= one.capacity
-        if full:
+        if any(self.filled[number] >= one.capacity for number, one in self.batching):
             self.flush()
 
     def flush(self) -> None:
@@ -219,17 +220,23 @@ class Window:
             return
         records = [one.record for one in held]
         judged = [self._judge(number, held, records) for number in range(len(self.rewards))]
-        for (record, rewards, *_), credits in zip(held, zip(*judged, strict=True), strict=True):
-            total = 0
-            for choice, credit in zip(self.chosen, credits, strict=True):
-                rewards[choice.name] = credit.reward
-                total += choice.weight * credit.reward
-                for field, steps in (("step_rewards", credit.step_rewards), ("step_values", credit.step_values)):
-                    if steps is not None:
-                        record[field] = (record.get(field) or {}) | {choice.name: steps}
-            record["rewards"] = rewards
-            record["reward"] = total
-            self.out.write(record)
+        for one, credits in zip(held, zip(*judged, strict=True), strict=True):
+            try:
+                self._write(one.record, one.rewards, credits)
+            except RecordError as error:
+                raise ReasonRLError(f"{one.place}: {error}") from None
+
+    def _write(self, record: Record, rewards: Record, credits: Sequence[Credit]) -> None:
+        total = 0
+        for choice, credit in zip(self.chosen, credits, strict=True):
+            rewards[choice.name] = credit.reward
+            total += choice.weight * credit.reward
+            for field, steps in (("step_rewards", credit.step_rewards), ("step_values", credit.step_values)):
+                if steps is not None:
+                    record[field] = (record.get(field) or {}) | {choice.name: steps}
+        record["rewards"] = rewards
+        record["reward"] = total
+        self.out.write(record)
 
     def _judge(self, number: int, held: list[Held], records: list[Record]) -> list[Credit]:
         watch = console.Stopwatch()
