@@ -3,8 +3,8 @@
     python benchmarks/pipe_cost.py
 
 Two processes whose threads spin while they wait slow each other tenfold on a small machine; every stage therefore
-sets OMP_WAIT_POLICY=PASSIVE before torch is imported. Both stages here are `sample`, the second on what the first
-prints; the pipe must cost at most 1.2 times both in turn.
+sets OMP_WAIT_POLICY=PASSIVE before torch is imported. The stages here are `sample` and `score --reward orm`; the pipe
+must cost at most 1.2 times both in turn.
 """
 
 import argparse
@@ -30,12 +30,11 @@ def main() -> None:
     parser.add_argument("--require", type=float, default=1.2, help="exit 1 above this ratio")
     options = parser.parse_args()
 
-    # The second stage takes a problem from every k-th record and drops the fields of a sample.
-    again = f"jq -c 'select(.k == 0) | {{id, question, answer}}' | reasonrl sample -q --k {options.k} --seed 1"
     first = f"reasonrl sample -q --task mini --limit {options.problems} --k {options.k}"
+    second = "reasonrl score -q --reward orm"
     ways = {
-        "in turn": f"{first} > first.jsonl; {again} < first.jsonl > second.jsonl",
-        "piped": f"{first} | {again} > second.jsonl",
+        "in turn": f"{first} > sampled.jsonl; {second} sampled.jsonl > scored.jsonl",
+        "piped": f"{first} | {second} > scored.jsonl",
     }
     found: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as directory:
@@ -43,7 +42,7 @@ def main() -> None:
             for name, command in ways.items():
                 found[name].append(seconds(command, directory))
     median = {name: statistics.median(times) for name, times in found.items()}
-    print(f"two `sample` stages, {options.problems} problems × {options.k}, {os.cpu_count()} cores\n")
+    print(f"`sample` and `score --reward orm`, {options.problems} problems × {options.k}, {os.cpu_count()} cores\n")
     print("| way | seconds (median) | fastest | slowest |\n| --- | --- | --- | --- |")
     for name, times in found.items():
         print(f"| {name} | {median[name]:.1f} | {min(times):.1f} | {max(times):.1f} |")
