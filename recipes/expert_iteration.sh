@@ -24,7 +24,7 @@ set -euo pipefail
 : "${EXTRA:=}"                      # a file of more records to train on, reference solutions say
 : "${SFT:=}"                        # more flags for sft
 : "${EVAL_LIMIT:=1000}"             # test questions answered greedily
-: "${EVAL_PASS_LIMIT:=300}"         # test questions sampled EVAL_K times
+: "${EVAL_PASS_LIMIT:=300}"         # test questions sampled EVAL_K times; 0: none
 : "${EVAL_K:=32}"
 : "${EVAL_TEMPERATURE:=1}"
 : "${SEED:=0}"                       # of sampling and of training
@@ -37,11 +37,18 @@ run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --seed "$SEED" --resume "$@"; }
 
 evaluate() { # MODEL ROUND: greedy on many test questions, EVAL_K samples on fewer
-  local at="$OUT/round$2"
+  local at="$OUT/round$2" parts=(greedy) scored=()
   sample --model "$1" --split test --limit "$EVAL_LIMIT" --temperature 0 -o "$at.greedy.jsonl"
-  sample --model "$1" --split test --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE" -o "$at.test.jsonl"
-  for part in greedy test; do run score "$at.$part.jsonl" -q --resume -o "$at.$part.scored.jsonl"; done
-  run eval "$at.greedy.scored.jsonl" "$at.test.scored.jsonl" --resume \
+  if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
+    sample --model "$1" --split test --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE" \
+      -o "$at.test.jsonl"
+    parts+=(test)
+  fi
+  for part in "${parts[@]}"; do
+    run score "$at.$part.jsonl" -q --resume -o "$at.$part.scored.jsonl"
+    scored+=("$at.$part.scored.jsonl")
+  done
+  run eval "${scored[@]}" --resume \
     --set algorithm="$ALGORITHM" --set seed="$SEED" --set round="$2" -o "$at.metrics.jsonl"
 }
 
