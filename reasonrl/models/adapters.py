@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from reasonrl.models.policy import Policy
+from reasonrl.models.policy import Policy, is_adapter
 
 
 def add_lora(policy: Policy, rank: int, task_type: str, seed: int) -> nn.Module:
@@ -23,7 +23,7 @@ def add_lora(policy: Policy, rank: int, task_type: str, seed: int) -> nn.Module:
 def save(model: nn.Module, policy: Policy, directory: str | Path) -> None:
     """Weights and tokenizer into `directory`. An adapter trained on a merged adapter is merged too: its base exists
     nowhere else."""
-    if hasattr(model, "merge_and_unload") and Path(policy.directory, "adapter_config.json").exists():
+    if hasattr(model, "merge_and_unload") and is_adapter(policy.directory):
         model = model.merge_and_unload()
     model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)

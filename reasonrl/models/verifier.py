@@ -15,7 +15,16 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from reasonrl import jsonl
 from reasonrl.errors import UsageError
-from reasonrl.models.policy import Policy, best_device, load_policy, load_tokenizer, locate, no_such_model, torch_dtype
+from reasonrl.models.policy import (
+    Policy,
+    best_device,
+    is_adapter,
+    load_policy,
+    load_tokenizer,
+    locate,
+    no_such_model,
+    torch_dtype,
+)
 
 
 def is_verifier(directory: str) -> bool:
@@ -44,7 +53,7 @@ def load_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if Path(directory, "adapter_config.json").exists():
+            if is_adapter(directory):
                 model = _load_adapter(directory, options)
             else:
                 model = AutoModelForTokenClassification.from_pretrained(directory, **options)
