@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from reasonrl.errors import RecordError
+from reasonrl.records import Record
 from reasonrl.tasks import answers
 
 
@@ -13,6 +14,15 @@ class Verdict(NamedTuple):
     flexible: bool
     extracted_strict: str | None
     extracted_flexible: str | None
+
+    def fields(self, flexible: bool) -> Record:
+        """What a scored record says of it; `correct` and `extracted` follow one of the two readings."""
+        return {
+            "correct": self.flexible if flexible else self.strict,
+            "correct_strict": self.strict,
+            "correct_flexible": self.flexible,
+            "extracted": self.extracted_flexible if flexible else self.extracted_strict,
+        }
 
 
 def judge(completion: str, answer: str) -> Verdict:

@@ -33,9 +33,11 @@ class Reward:
     """What every reward offers; the defaults are those of a reward that needs no more than a record.
 
     capacity: the sum of `size` over records that fills a call of `judge`; None where one record is as good as many.
+    about: what a sidecar says of the reward, nothing for one that its name says all of.
     """
 
     capacity: int | None = None
+    about: dict[str, Any] | None = None
 
     def prepare(self, record: Record) -> Any:
         """What `judge` wants of a record. Raises RecordError if the record does not have it."""
@@ -138,3 +140,27 @@ class Own(Reward):
 
     def close(self) -> None:
         self.verifier.close()
+
+
+@dataclass(frozen=True)
+class Means:
+    """What rewards that are more than a rule run on. orm: a checkpoint; timeout: seconds a program may be silent."""
+
+    orm: str = "tiny-orm"
+    device: str | None = None
+    dtype: str = "fp32"
+    batch_tokens: int | None = None
+    timeout: float = 60.0
+
+
+def make(choice: Choice, means: Means) -> Reward:
+    """The reward of a choice, ready to judge. Loads the outcome reward model, or starts the program."""
+    if choice.spec == "exact":
+        return Exact()
+    if choice.spec == "dense":
+        return Dense()
+    if choice.spec != "orm":
+        return Own(choice.spec, means.timeout)
+    from reasonrl.rewards.orm import load_reward  # brings torch
+
+    return load_reward(means.orm, means.device, means.dtype, means.batch_tokens)

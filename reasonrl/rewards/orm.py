@@ -6,6 +6,7 @@ scores of all prefixes, and none depends on what follows it.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,10 +14,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from reasonrl import provenance
 from reasonrl.console import Stopwatch
 from reasonrl.errors import RecordError
+from reasonrl.models import checkpoint
 from reasonrl.models.encoding import completion_ids, prompt_text
 from reasonrl.models.policy import Policy
+from reasonrl.models.verifier import load_verifier
 from reasonrl.records import Record, steps
 from reasonrl.rewards.named import Credit, Reward
 from reasonrl.tasks.prompts import PromptForm
@@ -134,6 +138,13 @@ class OutcomeReward(Reward):
         self.capacity = WINDOW * self.batch_tokens
         self.tokens, self.seconds = 0, 0.0
 
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Which verifier it is; the hash is None for a hub id."""
+        directory = self.verifier.directory
+        hashed = provenance.hash_files(directory) if os.path.isdir(directory) else None
+        return {"name": self.verifier.name, "directory": directory, "sha256": hashed}
+
     def size(self, prepared: Solution) -> int:
         return len(prepared)
 
@@ -149,3 +160,9 @@ class OutcomeReward(Reward):
             stepless = len(chances) == 1 and not steps(record["completion"])
             credits.append(Credit(chances[-1], step_values=[] if stepless else chances))
         return credits
+
+
+def load_reward(name: str, device: str | None, dtype: str, batch_tokens: int | None) -> OutcomeReward:
+    """The reward of a checkpoint that `reasonrl orm` made. Raises UsageError for anything else."""
+    verifier = load_verifier(name, device=device, dtype=dtype)
+    return OutcomeReward(verifier, checkpoint.prompt_form(verifier.directory) or PromptForm(), batch_tokens)

@@ -1,6 +1,6 @@
 """`reasonrl score`: adds verdicts and rewards to samples."""
 
-import os
+import contextlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +13,7 @@ from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.rewards import exact
 from reasonrl.rewards.external import Failed
-from reasonrl.rewards.named import Choice, Credit, Dense, Exact, Own, Reward, choices
+from reasonrl.rewards.named import Choice, Credit, Means, Reward, choices, make
 from reasonrl.stages import flags
 
 RewardFlag = Annotated[
@@ -80,9 +80,10 @@ def score(
     replay = all(choice.spec in ("exact", "dense") for choice in chosen)
     with provenance.open_output(output, force=force, resume=resume, replay=replay) as out, ExitStack() as running:
         out.reads(readers)
-        rewards = [_make(choice, orm, timeout, batch_tokens, device, dtype.value, out) for choice in chosen]
-        for one in rewards:
-            running.callback(one.close)
+        means = Means(orm, device, dtype.value, batch_tokens, timeout)
+        rewards = [running.enter_context(contextlib.closing(make(choice, means))) for choice in chosen]
+        if out.is_file:
+            out.extra |= {choice.spec: one.about for choice, one in zip(chosen, rewards, strict=True) if one.about}
         window = Window(chosen, rewards, out)
         for reader in readers:
             reader.before_wait = partial(window.pause, reader)
@@ -111,27 +112,6 @@ def score(
     tally.show()
 
 
-def _make(
-    choice: Choice, orm: str, timeout: float, batch_tokens: int | None, device: str | None, dtype: str, out
-) -> Reward:
-    if choice.spec == "exact":
-        return Exact()
-    if choice.spec == "dense":
-        return Dense()
-    if choice.spec != "orm":
-        return Own(choice.spec, timeout)
-    from reasonrl.models import checkpoint
-    from reasonrl.models.verifier import load_verifier
-    from reasonrl.rewards.orm import OutcomeReward
-    from reasonrl.tasks.prompts import PromptForm
-
-    verifier = load_verifier(orm, device=device, dtype=dtype)
-    if out.is_file:
-        hashed = provenance.hash_files(verifier.directory) if os.path.isdir(verifier.directory) else None
-        out.extra["orm"] = {"name": orm, "directory": verifier.directory, "sha256": hashed}
-    return OutcomeReward(verifier, checkpoint.prompt_form(verifier.directory) or PromptForm(), batch_tokens)
-
-
 class Tally:
     """Reads final answers and counts how they compare."""
 
@@ -143,17 +123,12 @@ class Tally:
         """The fields that say whether the final answer is right. Raises RecordError if `answer` is no number."""
         need_text(record, "answer")
         found = exact.judge(record["completion"], record["answer"])
-        extracted = found.extracted_flexible if self.flexible else found.extracted_strict
+        fields = found.fields(self.flexible)
         self.judged += 1
         self.strict += found.strict
         self.lenient += found.flexible
-        self.unparseable += extracted is None
-        return {
-            "correct": found.flexible if self.flexible else found.strict,
-            "correct_strict": found.strict,
-            "correct_flexible": found.flexible,
-            "extracted": extracted,
-        }
+        self.unparseable += fields["extracted"] is None
+        return fields
 
     def counts(self) -> Record:
         """For the sidecar."""

@@ -41,21 +41,34 @@ def cosine(step: int, total: int, warmup: int, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_accelerator(device: str | None, dtype: str) -> Accelerator:
-    """bf16 autocast where the device has it and `dtype` does not forbid it."""
+class Diverged(ReasonRLError):
+    """The run has left the range in which going on makes sense."""
+
+
+def make_accelerator(device: str | None, dtype: str, log_with: str | None = None) -> Accelerator:
+    """bf16 autocast where the device has it and `dtype` does not forbid it. log_with: a tracker that accelerate knows.
+
+    Raises UsageError for a device that training cannot take, and for a tracker that is not installed.
+    """
     if device and device.startswith("cuda:"):
         raise UsageError(
             f"--device {device}: pick the GPU with CUDA_VISIBLE_DEVICES, training takes the first visible one"
         )
     has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     bf16 = dtype == "bf16" or (dtype == "auto" and has_bf16)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", log_with=log_with)
+    except ValueError as error:
+        raise UsageError(f"--log-with {log_with}: {error}") from None
+    if log_with and not accelerator.log_with:
+        raise UsageError(f"--log-with {log_with} is not installed: pip install {log_with}")
+    return accelerator
 
 
 class Loop:
     """Optimises `model` (whose forward gives what the trainer's loss needs) over `total` steps.
 
-    save_every: steps between saved states, from which --resume goes on.
+    save_every: steps between saved states, from which --resume goes on. updates: how often a step calls `update`.
     """
 
     def __init__(
@@ -67,6 +80,7 @@ class Loop:
         checkpoint: Checkpoint,
         save_every: int,
         seed: int,
+        updates: int = 1,
     ):
         set_seed(seed)
         self.accelerator, self.checkpoint, self.total, self.save_every = accelerator, checkpoint, total, save_every
@@ -76,8 +90,9 @@ class Loop:
             learnable, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
         )
         floor = optimisation.final_learning_rate / optimisation.learning_rate
-        warmup = round(optimisation.warmup * total)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, warmup, floor))
+        last = total * updates
+        warmup = round(optimisation.warmup * last)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, last, warmup, floor))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The schedule counts optimiser steps, which all ranks take together, so accelerate must not step it for each.
         accelerator.register_for_checkpointing(self.schedule)
@@ -98,32 +113,48 @@ class Loop:
             if self.step % self.save_every == 0 and self.step < self.total:
                 self._save()
 
-    def update(self, parts: Sequence[Microbatch], loss: Callable[[Microbatch], torch.Tensor]) -> dict[str, float]:
+    @property
+    def world(self) -> int:
+        return self.accelerator.num_processes
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """A tensor summed over all processes."""
+        if self.world == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.accelerator.device), "sum").to(values.device)
+
+    def update(
+        self,
+        parts: Sequence[Microbatch],
+        loss: Callable[[Microbatch], torch.Tensor],
+        frozen: Sequence[torch.nn.Parameter] = (),
+    ) -> dict[str, float]:
         """One optimiser step. `loss` gives a microbatch's share of the step's loss: the shares are summed.
 
         Gradients are averaged over processes, so a loss that is normalised over the whole step (all ranks) is
-        multiplied by their number here. Raises ReasonRLError if the loss is not a finite number.
+        multiplied by their number here. `frozen` parameters stay as they are, and so does what the optimiser remembers
+        of them. Raises Diverged if the loss or its gradient is not finite.
         """
         total = torch.zeros((), device=self.accelerator.device)
-        world = self.accelerator.num_processes
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self._sync(last):
                 value = loss(part.to(self.accelerator.device))
-                self.accelerator.backward(value * world)
+                self.accelerator.backward(value * self.world)
             total += value.detach()
             self._tokens += part.input_ids.numel()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip)
-        value = float(self.accelerator.reduce(total, "sum"))
-        if not math.isfinite(value):
-            raise ReasonRLError(
-                f"the loss is {value} at step {self.step + 1}; try a smaller --lr (state of the last save is kept)"
-            )
+        for parameter in frozen:
+            parameter.grad = None
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip))
+        value = float(self.summed(total))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            wrong = f"the loss is {value}" if not math.isfinite(value) else f"the gradient's norm is {norm}"
+            raise Diverged(f"{wrong} at step {self.step + 1}; try a smaller --lr (state of the last save is kept)")
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": value, "grad_norm": float(norm), "learning_rate": rate}
+        return {"loss": value, "grad_norm": norm, "learning_rate": rate}
 
     def _sync(self, last: bool):
         """Gradients cross between processes once a step, with the last microbatch."""
@@ -131,18 +162,15 @@ class Loop:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """One line in the checkpoint's metrics.jsonl, numbered by the step that has just been taken."""
+        timed = {"seconds": round(self._watch.seconds, 3), "tokens_per_second": round(self.speed)}
         if self._log:
-            seconds = self._watch.seconds
-            self._log.write(
-                {"step": self.step + 1}
-                | metrics
-                | {"seconds": round(seconds, 3), "tokens_per_second": round(self.speed)}
-            )
+            self._log.write({"step": self.step + 1} | metrics | timed)
+        self.accelerator.log(metrics | timed, step=self.step + 1)  # to nobody, unless trackers were asked for
 
     @property
     def speed(self) -> float:
         """Tokens a second since the start of this process, all ranks together, padding included."""
-        return self._tokens * self.accelerator.num_processes / max(1e-9, self._watch.seconds)
+        return self._tokens * self.world / max(1e-9, self._watch.seconds)
 
     def finish(self) -> torch.nn.Module:
         """The trained model, unwrapped."""
