@@ -1,5 +1,6 @@
 """LoRA adapters (Hu et al. 2021, arXiv 2106.09685): putting one on a model, and saving it so that it loads again."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -11,19 +12,24 @@ from reasonrl.models.policy import Policy, is_adapter
 def add_lora(policy: Policy, rank: int, task_type: str, seed: int) -> nn.Module:
     """The policy's model with a fresh adapter on every linear layer of its trunk. PEFT lets the head of a token
     classifier learn whole."""
+    return on_layers(policy.model, rank, seed, task_type)
+
+
+def on_layers(model: nn.Module, rank: int, seed: int, task_type: str | None = None) -> nn.Module:
+    """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    trunk = policy.model.base_model
+    trunk = model.base_model
     layers = {name.rpartition(".")[2] for name, layer in trunk.named_modules() if isinstance(layer, nn.Linear)}
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(layers), task_type=task_type)
-    return get_peft_model(policy.model, config)
+    return get_peft_model(model, config)
 
 
-def save(model: nn.Module, policy: Policy, directory: str | Path) -> None:
+def save(model: nn.Module, policy: Policy, directory: str | Path, *, goes_on: bool = False) -> None:
     """Weights and tokenizer into `directory`. An adapter trained on a merged adapter is merged too: its base exists
-    nowhere else."""
+    nowhere else. `goes_on`: training does, so it is a copy that is merged."""
     if hasattr(model, "merge_and_unload") and is_adapter(policy.directory):
-        model = model.merge_and_unload()
+        model = (copy.deepcopy(model) if goes_on else model).merge_and_unload()
     model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)

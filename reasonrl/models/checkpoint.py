@@ -5,6 +5,7 @@ A directory without that marker is no checkpoint: an interrupted run leaves `OUT
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ MARKER = "reasonrl.json"
 STATE = "state"  # what --resume needs; removed when the checkpoint is complete
 NEW_STATE = "state.new"  # the next one while it is being written
 METRICS = "metrics.jsonl"
+SNAPSHOT = "snapshot"  # the last policy of an unfinished run that was seen to be good, a checkpoint in itself
 
 
 def remembered(directory: str | Path) -> dict[str, Any]:
@@ -79,17 +81,50 @@ class Checkpoint:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Writes the marker and renames. `about` is added to arguments, versions and git state."""
-        for name in (STATE, NEW_STATE):
+        for name in (STATE, NEW_STATE, SNAPSHOT):
             shutil.rmtree(self.partial / name, ignore_errors=True)
         (self.partial / "run.json").unlink()
-        mask = os.umask(0)
-        os.umask(mask)
-        for path in self.partial.glob("*.safetensors"):
-            path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
-        jsonl.write_json(self.partial / MARKER, provenance.describe() | about)
-        if self.path.exists():
-            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
-        os.replace(self.partial, self.path)
+        _publish(self.partial, self.path, about)
+
+    # Checkpoints of a run that goes on
+
+    def write_snapshot(self, save: Callable[[Path], None], about: dict[str, Any]) -> None:
+        """Replaces the snapshot by what `save` puts into a directory."""
+        self._write_aside(self.partial / SNAPSHOT, save, about)
+
+    def write_numbered(self, number: int, save: Callable[[Path], None], about: dict[str, Any]) -> Path:
+        """A checkpoint of its own beside the one in the making: OUT-NUMBER."""
+        target = Path(f"{str(self.path).rstrip('/')}-{number}")
+        self._write_aside(target, save, about)
+        return target
+
+    def release_snapshot(self) -> Path | None:
+        """Gives the snapshot a name of its own, OUT.last-good; None where there is none."""
+        if not (self.partial / SNAPSHOT / MARKER).exists():
+            return None
+        target = self.path.with_name(f"{self.path.name}.last-good")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(self.partial / SNAPSHOT, target)
+        return target
+
+    def _write_aside(self, target: Path, save: Callable[[Path], None], about: dict[str, Any]) -> None:
+        aside = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save(aside)
+        _publish(aside, target, about)
+
+
+def _publish(work: Path, target: Path, about: dict[str, Any]) -> None:
+    """The marker, readable weights, and last of all the name."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in work.glob("*.safetensors"):
+        path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
+    jsonl.write_json(work / MARKER, provenance.describe() | about)
+    if target.exists():
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    os.replace(work, target)
 
 
 def refuse_partial(directory: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Judges samples inside a process that trains on them: what `score` does to a file, without the file."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 from reasonrl.errors import ReasonRLError, RecordError
@@ -46,6 +47,10 @@ class Judge:
                 at = records[failure.index or 0]["id"]
                 raise ReasonRLError(f"{at}: --reward {choice.spec}: {failure}") from None
         return [self._sum(record, of_record) for record, *of_record in zip(records, *credits, strict=True)]
+
+    def about(self) -> list[dict]:
+        """What a checkpoint's marker says of the rewards."""
+        return [asdict(choice) | (one.about or {}) for choice, one in zip(self.chosen, self.rewards, strict=True)]
 
     def close(self) -> None:
         for reward in self.rewards:

@@ -48,20 +48,37 @@ def begin(
 
     Refuses what is not whole. With `resume` a finished checkpoint is named once more, and AlreadyDone raised.
     """
+    provenance.refuse_unfinished(files or [])
+    if _processes() > 1 and (not files or "-" in files):
+        raise UsageError("under `accelerate launch` give files: the processes would share stdin")
+    target, is_main = _target(output, force=force, resume=resume)
+    return target, *_read(files or [], limit), is_main
+
+
+def begin_fused(
+    files: list[str], task: str | None, output: str, *, force: bool, resume: bool
+) -> tuple[Checkpoint, bool]:
+    """`begin` for a stage that takes problems: the checkpoint to be, and whether this is the first process."""
+    if _processes() > 1 and ("-" in files or not (files or task)):
+        raise UsageError("under `accelerate launch` give --task or files: the processes would share stdin")
+    return _target(output, force=force, resume=resume)
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _target(output: str, *, force: bool, resume: bool) -> tuple[Checkpoint, bool]:
     # `accelerate launch` numbers its processes in the environment; reading that here keeps torch out of the checks.
     is_main = int(os.environ.get("RANK", 0)) == 0
     if not output:
         raise UsageError("name the checkpoint's directory with --output")
-    provenance.refuse_unfinished(files or [])
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and (not files or "-" in files):
-        raise UsageError("under `accelerate launch` give files: the processes would share stdin")
     try:
-        target = Checkpoint(output, force=force, resume=resume, main=is_main)
+        return Checkpoint(output, force=force, resume=resume, main=is_main), is_main
     except AlreadyDone:
         if is_main:
             print(output)
         raise
-    return target, *_read(files or [], limit), is_main
 
 
 def at(place: str, make: Callable[..., Any], record: Record, *more: Any) -> Any:
