@@ -23,12 +23,9 @@ set -euo pipefail
 : "${PER_QUESTION:=4}"              # different solutions kept of a question, so that easy ones do not drown hard ones
 : "${EXTRA:=}"                      # a file of more records to train on, reference solutions say
 : "${SFT:=}"                        # more flags for sft
-: "${EVAL_LIMIT:=1000}"             # test questions answered greedily
-: "${EVAL_PASS_LIMIT:=300}"         # test questions sampled EVAL_K times; 0: none
-: "${EVAL_K:=32}"
-: "${EVAL_TEMPERATURE:=1}"
 : "${SEED:=0}"                       # of sampling and of training
 : "${REASONRL:=reasonrl}"
+export TASK MAX_TOKENS SEED REASONRL # and what evaluate.sh beside this reads: EVAL_LIMIT, EVAL_PASS_LIMIT, EVAL_K
 
 ALGORITHM=ei$([ "$REWARD" = exact ] || echo "-$REWARD")
 
@@ -36,20 +33,8 @@ run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
 sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --seed "$SEED" --resume "$@"; }
 
-evaluate() { # MODEL ROUND: greedy on many test questions, EVAL_K samples on fewer
-  local at="$OUT/round$2" parts=(greedy) scored=()
-  sample --model "$1" --split test --limit "$EVAL_LIMIT" --temperature 0 -o "$at.greedy.jsonl"
-  if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
-    sample --model "$1" --split test --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE" \
-      -o "$at.test.jsonl"
-    parts+=(test)
-  fi
-  for part in "${parts[@]}"; do
-    run score "$at.$part.jsonl" -q --resume -o "$at.$part.scored.jsonl"
-    scored+=("$at.$part.scored.jsonl")
-  done
-  run eval "${scored[@]}" --resume \
-    --set algorithm="$ALGORITHM" --set seed="$SEED" --set round="$2" -o "$at.metrics.jsonl"
+evaluate() { # MODEL ROUND
+  "$(dirname "$0")/evaluate.sh" "$1" "$OUT/round$2" algorithm="$ALGORITHM" seed="$SEED" round="$2"
 }
 
 mkdir -p "$OUT"

