@@ -13,9 +13,9 @@ set -euo pipefail
 : "${TASK:=mini}"                   # mini, gsm8k, or a JSONL file
 : "${BASE:=tiny}"                   # the policy to start from, and the reference of the KL penalty
 : "${REWARD:=exact}"                # exact, dense, orm, FILE.py:FUNCTION; several with a space between: their sum
-: "${SAMPLES:=36864}"               # rollouts in all
+: "${SAMPLES:=24576}"               # rollouts in all
 : "${BATCH:=512}"                   # rollouts an update
-: "${KEEP:=18}"                     # updates between the checkpoints that are evaluated
+: "${KEEP:=16}"                     # updates between the checkpoints that are evaluated
 : "${PPO:=}"                        # more flags for ppo
 : "${NAME:=ppo}"                    # label of the results
 : "${EVAL_BASE:=1}"                 # 0: do not evaluate the base

@@ -147,7 +147,7 @@ def ppo(
     if preset is training.Preset.paper:
         settings = Settings()
     else:
-        settings = Settings(samples=36_864, epochs=2, optimisation=Optimisation(learning_rate=3e-4))
+        settings = Settings(samples=24_576, epochs=2, optimisation=Optimisation(learning_rate=3e-4))
     lr = lr if lr is not None else settings.optimisation.learning_rate
     settings = replace(
         settings,

@@ -184,7 +184,8 @@ class Trainer:
             settings.save_every, settings.seed, updates=steps,
         )  # fmt: skip
         self.loop.model.train()
-        self.most_tokens = settings.batch_tokens or (1 << 13 if self.accelerator.device.type == "cpu" else 1 << 15)
+        # On a CPU what a forward pass touches should stay in its caches.
+        self.most_tokens = settings.batch_tokens or (1 << 12 if self.accelerator.device.type == "cpu" else 1 << 15)
         sampling = Sampling(settings.k, settings.temperature, 1.0, settings.max_tokens, form.stop, settings.seed)
         engine = HFEngine(policy, settings.batch_tokens)
         self.collect = Collector(policy, engine, judge, form, sampling, settings.missing_eos_penalty)
