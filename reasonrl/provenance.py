@@ -18,7 +18,7 @@ from reasonrl.errors import UsageError
 # Arguments that say how a run is carried out, not what it computes: they may differ between a run and its resumption.
 MANNER = {
     "output", "force", "resume", "rejects", "batch_tokens", "device", "save_every", "on_error", "attn",
-    "base_url", "concurrency", "timeout", "retries", "dry_run",
+    "base_url", "concurrency", "timeout", "retries", "dry_run", "keep_every", "log_with",
 }  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
 WHOLE_HASH_LIMIT = 4 << 30  # bytes; weights beyond this are identified by name and size

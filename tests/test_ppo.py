@@ -6,10 +6,11 @@ from itertools import islice
 
 import pytest
 import torch
+from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCausalLM
 
-from reasonrl.errors import UsageError
+from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models import adapters
-from reasonrl.models.policy import load_policy
+from reasonrl.models.policy import Policy, check_output_layer, load_policy
 from reasonrl.rewards.judge import Judge
 from reasonrl.rewards.named import Means, choices
 from reasonrl.sampling import Completion, Sampling
@@ -108,6 +109,16 @@ def test_truncated_completions_earn_nothing_and_pay_the_missing_eos_penalty(poli
     assert rollouts.rewards[0, len(cut.ids) - 1] == -0.25
 
 
+def test_a_completion_that_a_stop_string_ended_is_paid_at_its_last_token(policy):
+    problem = PROBLEMS[0]
+    ids = policy.encode_completion(right(problem) + "\nQuestion:")
+    said = Completion(ids, right(problem), None, "stop")
+    rollouts = collector(policy, said, rewards=("exact", "dense"))([problem], [0])
+    assert rollouts.truncated == [False] and rollouts.mask.sum() == len(ids)
+    assert rollouts.rewards[0, -1] >= 1.0
+    assert float(rollouts.scores()[0]) == pytest.approx(rollouts.judged[0].reward) and rollouts.judged[0].reward >= 2
+
+
 def test_dense_rewards_stand_where_their_steps_end(policy):
     problem = {
         "id": "x/0", "question": "?", "answer": "9", "reference": "2 + 3 = 5\n5 + 1 = 6\n6 + 3 = 9\n#### 9"
@@ -171,6 +182,32 @@ def test_rollouts_are_what_sample_draws_and_train_on_its_ids(policy, sh):
     assert [e.completion_ids for e in again.examples] != [e.completion_ids for e in rollouts.examples]
 
 
+def test_a_question_that_comes_twice_in_an_update_is_drawn_anew(policy):
+    """More rollouts an update than the problems have samples: their second turns are groups of their own."""
+    (questions,) = plan(2, Settings(samples=16, batch_size=16, k=4))
+    assert len(questions) == len(set(questions)) == 4
+    rollouts = collector(policy, k=4)([PROBLEMS[index] for index, _ in questions], [again for _, again in questions])
+    drawn = [tuple(example.completion_ids) for example in rollouts.examples]
+    first, second = (drawn[4 * questions.index((0, again)) :][:4] for again in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rewards", "said"),
+    [
+        ({"question": "word " * 600}, ("exact",), r"x/1: a prompt of \d+ tokens does not fit"),
+        ({"question": "What?"}, ("exact",), 'x/1: no field "answer"'),
+        ({"question": "What?", "answer": "?"}, ("exact",), "x/1: .*holds no number"),
+        ({"question": "What?", "answer": "1", "reference": None}, ("dense",), "x/1: .*reference"),
+    ],
+)
+def test_a_problem_that_cannot_be_worked_on_is_told_before_any_is_drawn(policy, wrong, rewards, said):
+    collect = collector(policy, completion(policy, "#### 1"), rewards=rewards)
+    collect.check(PROBLEMS)
+    with pytest.raises(ReasonRLError, match=said):
+        collect.check([*PROBLEMS, {"id": "x/1"} | wrong])
+
+
 def test_prompts_are_tokenised_apart_and_as_sample_does(policy):
     rollouts = collector(policy, completion(policy, " 7"))([PROBLEMS[0]], [0])
     assert rollouts.examples[0].prompt_ids == policy.encode_prompt(FORM.render(PROBLEMS[0]["question"]))
@@ -205,6 +242,31 @@ def test_neither_loss_nor_gradient_depends_on_the_microbatches(policy, advantage
 
 
 # Value function, reference, adapters
+
+
+def test_a_model_that_changes_its_logits_behind_the_output_layer_is_refused(policy):
+    check_output_layer(policy)
+    config = GraniteConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, intermediate_size=16, num_attention_heads=2,
+        num_key_value_heads=2, logits_scaling=8.0,
+    )  # fmt: skip
+    scaled = GraniteForCausalLM(config).eval()
+    with pytest.raises(UsageError, match="granite"):
+        check_output_layer(Policy("granite", "", policy.tokenizer, scaled))
+
+
+def test_dropout_is_off_in_whatever_way_a_model_writes_it():
+    dropped = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, dropout=0.5,
+            attention_dropout=0.5, word_embed_proj_dim=16, layerdrop=0.5,
+        )
+    )  # fmt: skip
+    policy = Policy("opt", "", None, dropped.train())
+    actor = ActorCritic(policy, "shared", 1.0, lora_rank=0, seed=0).train()
+    ids, wanted, targets = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.bool), torch.arange(8)
+    first, second = (actor(ids, wanted, targets).logprobs for _ in range(2))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])

@@ -58,15 +58,18 @@ def test_a_run_prints_its_checkpoint_logs_every_metric_and_the_page_explains_the
 
 
 def test_the_truncated_fraction_is_told(sh, tmp_path):
-    assert sh(f"reasonrl ppo {SMALL} --samples 16 --max-tokens 2 -o out").code == 0
+    assert sh(f"reasonrl ppo {SMALL} --samples 16 --max-tokens 2 --lr 0 -o out").code == 0
     (log,) = metrics(tmp_path / "out")
     assert (log["truncated"], log["reward"], log["accuracy"], log["completion_length"]) == (1, 0, 0, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", ["", "--critic separate --lora-rank 4 --reward dense"])
-def test_resumed_equals_uninterrupted(sh, tmp_path, environment, flags):
-    line = f"reasonrl ppo {SMALL} --samples 128 --save-every 3 {flags} -o"
+@pytest.mark.parametrize(
+    ("flags", "torn"), [("", True), ("--critic separate --lora-rank 4 --reward dense", False)]
+)  # fmt: skip
+def test_resumed_equals_uninterrupted(sh, tmp_path, environment, flags, torn):
+    """torn: the kill came while the new state was taking the place of the old one."""
+    line = f"reasonrl ppo {SMALL} --samples 128 --save-every 3 --keep-every 2 {flags} -o"
     assert sh(f"{line} whole").code == 0
     process = subprocess.Popen(f"exec {line} killed", shell=True, cwd=tmp_path, env=environment)
     log = tmp_path / "killed.partial" / "metrics.jsonl"
@@ -76,13 +79,39 @@ def test_resumed_equals_uninterrupted(sh, tmp_path, environment, flags):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed").exists() and (tmp_path / "killed.partial" / "state").exists()
+    if torn:
+        (tmp_path / "killed.partial" / "state").rename(tmp_path / "killed.partial" / "state.new")
+        (tmp_path / "killed.partial" / "state").mkdir()
+        (tmp_path / "killed.partial" / "state" / "optimizer.bin").write_bytes(b"half")
     refused = sh(f"{line} killed")
     assert refused.code == 2 and "--resume goes on" in refused.err
     assert sh(f"{line} killed --resume").out == b"killed\n"
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     (name,) = {"adapter_model.safetensors", "model.safetensors"} & set(os.listdir(tmp_path / "whole"))
-    one, other = load_file(tmp_path / "killed" / name), load_file(tmp_path / "whole" / name)
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    for kept in ("", "-2", "-4", "-6"):
+        one, other = load_file(tmp_path / f"killed{kept}" / name), load_file(tmp_path / f"whole{kept}" / name)
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_checkpoints_on_the_way_overwrite_nothing_that_is_not_theirs(sh, tmp_path):
+    (tmp_path / "out-2").mkdir()
+    (tmp_path / "out-2" / "notes").write_text("mine")
+    for flags in ("", "--resume"):
+        done = sh(f"reasonrl ppo {SMALL} --samples 48 --keep-every 2 {flags} -o out")
+        assert done.code == 2 and "out-2 exists" in done.err
+    assert (tmp_path / "out-2" / "notes").read_text() == "mine" and not (tmp_path / "out.partial").exists()
+
+
+def test_rewards_are_summed_with_their_weights(sh, tmp_path):
+    flags = "--reward exact --reward dense --reward orm --weight dense=0.5 --weight orm=-2 --kl-limit 0"
+    assert sh(f"reasonrl ppo {SMALL} --samples 32 --max-tokens 128 --epochs 1 {flags} -o out").code == 0
+    for line in metrics(tmp_path / "out"):
+        assert line["truncated"] == 0  # of those the parts are told, and nothing is paid
+        parts = [line[f"reward_{name}"] for name in ("exact", "dense", "orm")]
+        assert all(parts) and line["reward"] == pytest.approx(parts[0] + 0.5 * parts[1] - 2 * parts[2], abs=1e-5)
+    told = {one["name"]: one["weight"] for one in marker(tmp_path / "out")["rewards"]}
+    assert told == {"exact": 1, "dense": 0.5, "orm": -2}
 
 
 def test_a_learning_rate_far_too_high_stops_and_leaves_the_last_good_checkpoint(sh, tmp_path):
@@ -93,7 +122,12 @@ def test_a_learning_rate_far_too_high_stops_and_leaves_the_last_good_checkpoint(
     good = marker(tmp_path / "out.last-good")
     assert good["updates"] >= 1
     assert sh("reasonrl sample --model out.last-good --limit 2 | wc -l").out.split() == [b"2"]
-    assert all(line["kl_k1"] < 2 for line in metrics(tmp_path / "out.partial"))
+    log = metrics(tmp_path / "out.partial")
+    assert all(line["kl_k1"] < 2 for line in log) and good["updates"] in (len(log), len(log) - 1)
+    again = sh(
+        f"reasonrl ppo {SMALL} --samples 320 --save-every 1 --lr 0.03 --warmup 1 --critic-warmup 2 -o out --resume"
+    )
+    assert again.code == 1 and "out.last-good" in again.err and marker(tmp_path / "out.last-good") == good
 
 
 def test_what_is_not_finite_stops_too_and_says_where_the_good_policy_is(sh, tmp_path):

@@ -5,7 +5,7 @@ A directory without that marker is no checkpoint: an interrupted run leaves `OUT
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Checkpoint:
     def __init__(self, output: str, *, force: bool, resume: bool, main: bool = True):
         self.path = Path(output)
         self.partial = Path(f"{output.rstrip('/')}.partial")
-        self.main, self.keep = main, resume and not force
+        self.main, self.force, self.keep = main, force, resume and not force
         if self.keep and (self.path / MARKER).exists():
             provenance.check_same_run(remembered(self.path), output)
             raise AlreadyDone(f"{output} is complete")
@@ -82,6 +82,7 @@ class Checkpoint:
     def finish(self, about: dict[str, Any]) -> None:
         """Writes the marker and renames. `about` is added to arguments, versions and git state."""
         for name in (STATE, NEW_STATE, SNAPSHOT):
+            (self.partial / name / "position.json").unlink(missing_ok=True)  # half a state is none
             shutil.rmtree(self.partial / name, ignore_errors=True)
         (self.partial / "run.json").unlink()
         _publish(self.partial, self.path, about)
@@ -92,17 +93,27 @@ class Checkpoint:
         """Replaces the snapshot by what `save` puts into a directory."""
         self._write_aside(self.partial / SNAPSHOT, save, about)
 
-    def write_numbered(self, number: int, save: Callable[[Path], None], about: dict[str, Any]) -> Path:
-        """A checkpoint of its own beside the one in the making: OUT-NUMBER."""
-        target = Path(f"{str(self.path).rstrip('/')}-{number}")
-        self._write_aside(target, save, about)
-        return target
+    def numbered(self, number: int) -> Path:
+        """Where a checkpoint on the way stands, beside the one in the making: OUT-NUMBER."""
+        return self.path.with_name(f"{self.path.name}-{number}")
+
+    def check_numbered(self, numbers: Iterable[int]) -> None:
+        """Raises UsageError where a checkpoint on the way would overwrite what another run, or somebody, left."""
+        for target in map(self.numbered, numbers):
+            if not self.main or self.force or not target.exists():
+                continue
+            if not self.keep or not (target / MARKER).exists():
+                raise UsageError(f"{target} exists, and --keep-every would overwrite it; --force does")
+            provenance.check_same_run(remembered(target), str(target))
+
+    def write_numbered(self, number: int, save: Callable[[Path], None], about: dict[str, Any]) -> None:
+        self._write_aside(self.numbered(number), save, about)
 
     def release_snapshot(self) -> Path | None:
         """Gives the snapshot a name of its own, OUT.last-good; None where there is none."""
-        if not (self.partial / SNAPSHOT / MARKER).exists():
-            return None
         target = self.path.with_name(f"{self.path.name}.last-good")
+        if not (self.partial / SNAPSHOT / MARKER).exists():
+            return target if self.keep and (target / MARKER).exists() else None  # the run before this one released it
         shutil.rmtree(target, ignore_errors=True)
         os.replace(self.partial / SNAPSHOT, target)
         return target

@@ -166,6 +166,20 @@ def _load_adapter(directory: str, merge: bool, options: dict[str, Any]) -> PreTr
     return model.merge_and_unload() if merge else model
 
 
+@torch.no_grad()
+def check_output_layer(policy: Policy) -> None:
+    """Raises UsageError for a model that does something to its logits behind the output layer (Granite scales them,
+    Gemma bounds them). Trainers compute the logits that they need, and no others, from that layer."""
+    model, ids = policy.model, torch.tensor([[policy.eos_id] * 2], device=policy.model.device)
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    told = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(hidden), told, rtol=1e-3, atol=1e-3):
+        kind = model.config.model_type
+        raise UsageError(
+            f"{policy.name}: models of type {kind} change the output layer's logits, which ppo cannot learn"
+        )
+
+
 def no_such_model(name: str, error: Exception) -> ReasonRLError:
     """A loader's complaint in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -175,8 +189,8 @@ def no_such_model(name: str, error: Exception) -> ReasonRLError:
 
 
 def best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
+    if torch.cuda.is_available():  # `accelerate launch` numbers the processes of a machine: each has a GPU of its own
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

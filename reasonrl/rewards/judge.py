@@ -35,18 +35,26 @@ class Judge:
 
         Raises ReasonRLError, with the sample's id, where a reward cannot judge it or fails.
         """
-        for record in records:
-            if "answer" in record:
-                record |= self._at(record, exact.judge, record["completion"], record["answer"]).fields(self.flexible)
         credits = []
-        for choice, reward in zip(self.chosen, self.rewards, strict=True):
-            prepared = [self._at(record, reward.prepare, record) for record in records]
+        for choice, reward, prepared in zip(self.chosen, self.rewards, self._prepare(records), strict=True):
             try:
                 credits.append(reward.judge(records, prepared))
             except Failed as failure:
                 at = records[failure.index or 0]["id"]
                 raise ReasonRLError(f"{at}: --reward {choice.spec}: {failure}") from None
         return [self._sum(record, of_record) for record, *of_record in zip(records, *credits, strict=True)]
+
+    def check(self, problems: Sequence[Record]) -> None:
+        """Raises ReasonRLError for a problem that a reward could not judge whatever the completion: at once, and not
+        where its turn comes."""
+        self._prepare([problem | {"completion": ""} for problem in problems])
+
+    def _prepare(self, records: Sequence[Record]) -> list[list]:
+        """For each reward what it wants of the records, which get the verdict's fields."""
+        for record in records:
+            if "answer" in record:
+                record |= self._at(record, exact.judge, record["completion"], record["answer"]).fields(self.flexible)
+        return [[self._at(record, reward.prepare, record) for record in records] for reward in self.rewards]
 
     def about(self) -> list[dict]:
         """What a checkpoint's marker says of the rewards."""

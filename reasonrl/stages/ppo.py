@@ -41,7 +41,7 @@ AdvantageFlag = Annotated[
 ]
 CriticFlag = Annotated[Critic, typer.Option("--critic", help="A head on the policy's trunk, or a model of its own.")]
 Kl = Annotated[float, _number("--kl", "Coefficient of the KL to the initial policy.", min=0)]
-KlLimit = Annotated[float, _number("--kl-limit", "Stop where KL exceeds this many nats a token.", min=0)]
+KlLimit = Annotated[float, _number("--kl-limit", "Stop where KL exceeds this many nats a token; 0: never.", min=0)]
 Gamma = Annotated[float, _number("--gamma", "Discount a token.", min=0, max=1)]
 Lam = Annotated[float, _number("--lam", "GAE's λ.", min=0, max=1)]
 ClipRange = Annotated[float, _number("--clip-range", "ε of the policy's probability ratio.", min=0)]

@@ -95,7 +95,7 @@ class Loop:
         optimizer = torch.optim.AdamW(
             learnable, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
         )
-        floor = optimisation.final_learning_rate / optimisation.learning_rate
+        floor = optimisation.final_learning_rate / (optimisation.learning_rate or 1.0)
         last = total * updates
         warmup = round(optimisation.warmup * last)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, last, warmup, floor))
@@ -193,15 +193,21 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if self.is_main:
             jsonl.write_json(aside / "position.json", {"step": self.step})
-            shutil.rmtree(self.checkpoint.state, ignore_errors=True)
-            os.replace(aside, self.checkpoint.state)
+            self._take_over(aside)
         self.accelerator.wait_for_everyone()
+
+    def _take_over(self, aside: Path) -> None:
+        shutil.rmtree(self.checkpoint.state, ignore_errors=True)
+        os.replace(aside, self.checkpoint.state)
 
     def _restore(self) -> int:
         """The step that a saved state stands at; 0 without one."""
         aside, state = self.checkpoint.partial / NEW_STATE, self.checkpoint.state
-        if not state.exists():
-            state = aside  # a crash between removing the old state and renaming the new one leaves only this
+        if self.is_main:
+            if (aside / "position.json").exists():  # written last: the new state is whole, the old one may not be
+                self._take_over(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         if not (state / "position.json").exists():
             return 0
         self.accelerator.load_state(str(state))

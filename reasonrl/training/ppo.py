@@ -12,6 +12,7 @@ The mean is over the tokens of the whole minibatch, all processes, whatever the 
 detail and every metric, with sources.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from reasonrl.console import Stopwatch
 from reasonrl.errors import UsageError
 from reasonrl.models import adapters
 from reasonrl.models.checkpoint import Checkpoint
-from reasonrl.models.policy import Policy
+from reasonrl.models.policy import Policy, check_output_layer
 from reasonrl.records import Record
 from reasonrl.rewards.judge import Judge
 from reasonrl.sampling import Sampling
@@ -52,7 +53,7 @@ class Settings:
     advantage: str = "gae"
     critic: str = "shared"
     kl: float = 0.05  # β
-    kl_limit: float = 2.0  # nats a token: beyond this the run has lost its initial policy
+    kl_limit: float = 2.0  # nats a token: beyond this the run has lost its initial policy; 0: no limit
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2
@@ -167,6 +168,9 @@ class Trainer:
         self.accelerator = make_accelerator(device, dtype, log_with, checkpoint.partial)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         settings.check(self.world)
+        check_output_layer(policy)
+        if settings.keep_every:
+            checkpoint.check_numbered(range(settings.keep_every, settings.updates, settings.keep_every))
         checkpoint.open()
         self.accelerator.wait_for_everyone()
         if log_with:
@@ -184,11 +188,12 @@ class Trainer:
             settings.save_every, settings.seed, updates=steps,
         )  # fmt: skip
         self.loop.model.train()
-        # On a CPU what a forward pass touches should stay in its caches.
-        self.most_tokens = settings.batch_tokens or (1 << 12 if self.accelerator.device.type == "cpu" else 1 << 15)
+        # On a CPU what a forward pass touches should stay in its caches, and small batches of like length pad little.
+        self.most_tokens = settings.batch_tokens or (1 << 11 if self.accelerator.device.type == "cpu" else 1 << 15)
         sampling = Sampling(settings.k, settings.temperature, 1.0, settings.max_tokens, form.stop, settings.seed)
         engine = HFEngine(policy, settings.batch_tokens)
         self.collect = Collector(policy, engine, judge, form, sampling, settings.missing_eos_penalty)
+        self.collect.check([problems[index] for index in sorted({index for step in self.plan for index, _ in step})])
         self.about = about | {
             "prompt": form.to_json(), "tokenizer": policy.tokenizer_hash, "processes": self.world
         }  # fmt: skip
@@ -283,7 +288,7 @@ class Trainer:
 
     def _check(self, metrics: dict[str, Any]) -> None:
         """Raises Diverged where the policy has left the one it started from."""
-        kl, limit = metrics["kl_k1"], self.settings.kl_limit
+        kl, limit = metrics["kl_k1"], self.settings.kl_limit or math.inf
         if not kl < limit:
             raise Diverged(
                 f"KL has run away: {kl:.3g} nats a token from the initial policy at update {self.loop.step + 1}, "
@@ -349,7 +354,9 @@ def train(
     try:
         trainer.run()
     except Diverged as error:
-        good = checkpoint.release_snapshot() if trainer.loop.is_main else None
+        if not trainer.loop.is_main:
+            raise
+        good = checkpoint.release_snapshot()
         left = f"the last good checkpoint is {good}" if good else f"{policy.name} is the last good one (--save-every)"
         raise Diverged(f"{error}; {left}") from None
     trainer.finish()

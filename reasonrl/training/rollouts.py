@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from reasonrl.console import Stopwatch
+from reasonrl import console
 from reasonrl.models.policy import Policy
 from reasonrl.records import Record
 from reasonrl.rewards.judge import Judge, Judged
@@ -98,29 +98,39 @@ class Collector:
         self.tokenizer_hash = policy.tokenizer_hash
         vocabulary = [[i] for i in range(len(policy.tokenizer))]
         self.pieces = policy.tokenizer.batch_decode(vocabulary, skip_special_tokens=True)
-        self.seconds = {"draw": 0.0, "judge": 0.0}
+        self.prompts: dict[str, list[int]] = {}
 
     def __call__(self, problems: Sequence[Record], epoch: Sequence[int]) -> Rollouts:
         """k rollouts of each problem. `epoch` counts how often a problem has been drawn before: the first time its
         rollouts are exactly what `reasonrl sample` gives with this seed."""
-        watch = Stopwatch()
         requests = [
-            Request(
-                f"{problem['id']}#{again}" if again else problem["id"],
-                self.policy.encode_prompt(self.form.render(problem["question"], self.policy.tokenizer)),
-            )
+            Request(f"{problem['id']}#{again}" if again else problem["id"], self._prompt(problem))
             for problem, again in zip(problems, epoch, strict=True)
         ]
         groups = list(self.engine.sample(requests, self.sampling))
         drawn = [completion for group in groups for completion in group]
-        self.seconds["draw"] += watch.seconds
-        watch = Stopwatch()
         prompts = [request.prompt_ids for request in requests for _ in range(self.sampling.k)]
         asked = [problem for problem in problems for _ in range(self.sampling.k)]
         judged = self.judge([self._record(*pair) for pair in zip(asked, drawn, strict=True)])
-        rollouts = self._assemble(prompts, drawn, judged)
-        self.seconds["judge"] += watch.seconds
-        return rollouts
+        return self._assemble(prompts, drawn, judged)
+
+    def check(self, problems: Sequence[Record]) -> None:
+        """Raises ReasonRLError for a problem that does not fit the context or cannot be judged, before any is drawn."""
+        room = [self.policy.context - len(self._prompt(problem)) for problem in problems]
+        for problem in problems:
+            self.policy.check_fits(problem["id"], self._prompt(problem))
+        if short := sum(tokens < self.sampling.max_tokens for tokens in room):
+            console.warn(
+                f"{short} of {len(problems)} prompts leave less than --max-tokens {self.sampling.max_tokens} of the "
+                f"model's context of {self.policy.context}: their completions are cut short"
+            )
+        self.judge.check(problems)
+
+    def _prompt(self, problem: Record) -> list[int]:
+        if problem["id"] not in self.prompts:
+            text = self.form.render(problem["question"], self.policy.tokenizer)
+            self.prompts[problem["id"]] = self.policy.encode_prompt(text)
+        return self.prompts[problem["id"]]
 
     def _record(self, problem: Record, completion: Completion) -> Record:
         return problem | {
