@@ -15,7 +15,7 @@ import typer
 
 from reasonrl import __version__, console, jsonl, provenance
 from reasonrl.errors import AlreadyDone, ReasonRLError
-from reasonrl.stages import data, demo, eval, filter, orm, ppo, report, sample, score, sft
+from reasonrl.stages import data, demo, eval, filter, orm, ppo, rcrl, report, sample, score, sft
 
 # Typer carries its own copy of click; this is the class that all its usage errors derive from.
 ClickException = typer.BadParameter.__mro__[2]
@@ -28,6 +28,7 @@ STAGES = {
     "sft": sft.sft,
     "orm": orm.orm,
     "ppo": ppo.ppo,
+    "rcrl": rcrl.rcrl,
     "eval": eval.eval_,
     "report": report.report,
     "demo": demo.demo,

@@ -17,6 +17,7 @@ MARKER = "reasonrl.json"
 STATE = "state"  # what --resume needs; removed when the checkpoint is complete
 NEW_STATE = "state.new"  # the next one while it is being written
 METRICS = "metrics.jsonl"
+LABELLED = "labelled.jsonl"  # what rcrl learns from, unless it is kept elsewhere
 SNAPSHOT = "snapshot"  # the last policy of an unfinished run that was seen to be good, a checkpoint in itself
 
 
@@ -41,7 +42,7 @@ class Checkpoint:
     def __init__(self, output: str, *, force: bool, resume: bool, main: bool = True):
         self.path = Path(output)
         self.partial = Path(f"{output.rstrip('/')}.partial")
-        self.main, self.force, self.keep = main, force, resume and not force
+        self.main, self.force, self.keep, self.is_open = main, force, resume and not force, False
         if self.keep and (self.path / MARKER).exists():
             provenance.check_same_run(remembered(self.path), output)
             raise AlreadyDone(f"{output} is complete")
@@ -57,12 +58,14 @@ class Checkpoint:
     @property
     def has_state(self) -> bool:
         """Whether an interrupted run left something to go on from."""
-        return any((self.partial / name / "position.json").exists() for name in (STATE, NEW_STATE))
+        states = (f"{name}/position.json" for name in (STATE, NEW_STATE))
+        return any((self.partial / name).exists() for name in (*states, LABELLED, f"{LABELLED}.partial"))
 
     def open(self) -> None:
-        """Makes the directory of the work in progress; without `resume`, or with nothing saved, an empty one."""
-        if not self.main:
+        """Makes the directory of the work in progress; without `resume`, or with nothing saved, an empty one. Once."""
+        if not self.main or self.is_open:
             return
+        self.is_open = True
         if not (self.keep and self.has_state):
             shutil.rmtree(self.partial, ignore_errors=True)
         try:
@@ -84,7 +87,8 @@ class Checkpoint:
         for name in (STATE, NEW_STATE, SNAPSHOT):
             (self.partial / name / "position.json").unlink(missing_ok=True)  # half a state is none
             shutil.rmtree(self.partial / name, ignore_errors=True)
-        (self.partial / "run.json").unlink()
+        for file in (self.partial / "run.json", *self.partial.glob(f"{LABELLED}*")):
+            file.unlink()
         _publish(self.partial, self.path, about)
 
     # Checkpoints of a run that goes on

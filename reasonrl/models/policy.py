@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Policy:
     def eos_id(self) -> int:
         """The token that training puts at the end of a completion."""
         return self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.eos_ids)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The text of each token of the vocabulary by itself, special tokens empty."""
+        return self.decode([[token] for token in range(len(self.tokenizer))])
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a prompt, with exactly one BOS if the tokenizer's own habit is to put one."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from reasonrl.records import Record
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -59,3 +61,20 @@ class Engine(Protocol):
 def cut_at_stop(text: str, stop: Iterable[str]) -> str:
     """The text before the first stop string in it."""
     return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))]
+
+
+def to_record(
+    problem: Record, k: int, asked: Record, completion: Completion, fixed: Record, logprobs: bool = False
+) -> Record:
+    """The sample record of a problem's k-th completion. asked: what stands in the prompt's fields. fixed: the fields
+    that all samples of a run have in common."""
+    record = {**problem, "k": k, **asked}
+    record |= {
+        "completion": completion.text,
+        "completion_ids": completion.ids,
+        "logprob": None if completion.logprobs is None else sum(completion.logprobs),
+        "finish": completion.finish,
+    }
+    if logprobs:
+        record["logprobs"] = completion.logprobs
+    return record | fixed

@@ -35,6 +35,8 @@ class HFEngine:
         self.device = policy.model.device
         self.batch_tokens = batch_tokens or self._default_budget()
         self.eos = torch.tensor(sorted(policy.eos_ids), device=self.device)
+        self.prefill_tokens = 0  # of all prompts so far, padding left out
+        self._stop_strings = functools.lru_cache(lambda stop: _StopStrings(policy.tokenizer, stop, self.device))
         kinds = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise UsageError(f"the hf engine knows full attention only, this model has {', '.join(sorted(kinds))}")
@@ -52,7 +54,7 @@ class HFEngine:
 
     def sample(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Completion]]:
         """See `Engine.sample`. Raises UsageError for a prompt that leaves no room for a completion."""
-        stops = _StopStrings(self.policy.tokenizer, sampling.stop, self.device) if sampling.stop else None
+        stops = self._stop_strings(sampling.stop) if sampling.stop else None
         was_training = self.model.training
         self.model.eval()
         try:
@@ -164,6 +166,7 @@ class HFEngine:
             mask[row, width - len(request.prompt_ids) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         places = (mask.cumsum(1) - 1).clamp(min=0)
+        self.prefill_tokens += int(mask.sum())
         parts, logits = [], []
         at_once = max(1, PREFILL_TOKENS // width)
         for part in range(0, len(batch), at_once):

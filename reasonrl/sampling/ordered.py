@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from reasonrl.sampling import Completion, Request
@@ -40,3 +41,10 @@ def in_order(
                 future.cancel()
             elif not future.cancelled():
                 future.exception()  # seen: asyncio complains of errors that nobody looked at
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last may be shorter (`itertools.batched` comes with Python 3.12)."""
+    remaining = iter(items)
+    while some := list(islice(remaining, size)):
+        yield some

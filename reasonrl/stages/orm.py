@@ -63,6 +63,7 @@ def orm(
       reasonrl sample --task mini --k 8 | reasonrl score -o scored.jsonl && reasonrl orm scored.jsonl -o runs/orm
       reasonrl orm scored.jsonl --model ./smollm2 --lora-rank 16 --held-out 0.33 -o runs/orm
     """
+    training.refuse_conditional(model, "--model", "solutions have none; take the weights before rcrl")
     target, rows, readers, is_main = training.begin(scored, output, limit, force=force, resume=resume)
 
     from reasonrl.models import checkpoint

@@ -132,6 +132,7 @@ def ppo(
     if temperature == 0:
         raise UsageError("--temperature 0 draws one and the same solution again and again: nothing to learn from")
     chosen = choices(reward or ["exact"], weight or [])
+    training.refuse_conditional(model, "--model", "rollouts are drawn without; take the policy before rcrl")
     target, is_main = training.begin_fused(problems or [], task, output, force=force, resume=resume)
     asked, readers = source.problems(problems or [], task, split.value, limit, path=path)
 

@@ -36,6 +36,11 @@ Prompt = Annotated[
     typer.Option("--prompt", metavar="FORM", help="plain, chat, or a file with {question} in it.",
                  show_default="the checkpoint's, else plain"),
 ]  # fmt: skip
+ConditionFlag = Annotated[
+    str | None,
+    typer.Option("--condition", metavar="LABEL", help="The label before each step of a policy made by rcrl.",
+                 show_default="its label of good steps"),
+]  # fmt: skip
 Logprobs = Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of every token.")]
 Shard = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="Every N-th problem from the I-th on.", show_default="all")
@@ -61,6 +66,7 @@ def sample(
     stop: Stop = None,
     prompt: Prompt = None,
     shots: Shots = 0,
+    condition: ConditionFlag = None,
     logprobs: Logprobs = False,
     seed: flags.Seed = 0,
     shard: Shard = None,
@@ -91,6 +97,7 @@ def sample(
       reasonrl sample --k 96 | reasonrl score | jq .reward
       reasonrl data mini --limit 200 | reasonrl sample --k 8 -o samples.jsonl
       reasonrl sample --task gsm8k --split test --temperature 0 --model ./sft --resume -o greedy.jsonl
+      reasonrl sample --task mini --split test --model runs/rcrl --condition '[BAD]' -o bad.jsonl
       reasonrl sample --task gsm8k --shots 4 --model ./llama --backend vllm --engine-arg max_num_seqs=512
       reasonrl sample --task gsm8k --model ./llama --base-url http://node7:8000/v1 --shard 0/8 -o shard0.jsonl
     """
@@ -110,16 +117,19 @@ def sample(
 
     if dry_run:
         return _show_plan(
-            chosen, shown, task, model, prompt, stop, engine_setup(), draw | {"seed": seed, "output": output}
+            chosen, shown, task, model, prompt, stop, condition, engine_setup(), draw | {"seed": seed, "output": output}
         )
     with provenance.open_output(output, force=force, resume=resume, replay=False) as out:
         out.reads(readers)
-        done = _whole_problems(out, [problem["id"] for problem in chosen], k)
+        done = whole_problems(out, [problem["id"] for problem in chosen], k)
         if done:
             console.log(f"resuming behind {done} of {len(chosen)} problems")
 
-        from reasonrl.models import checkpoint
-        from reasonrl.sampling import Request, Sampling, draws, engines
+        from reasonrl.models import checkpoint, labels
+        from reasonrl.models.policy import locate
+        from reasonrl.sampling import Request, Sampling, conditional, draws, engines, to_record
+
+        wanted = labels.condition(condition, locate(model), model)
 
         # An engine with a generator of its own must not begin every shard and every resumption with the same numbers.
         first = chosen[min(done, len(chosen) - 1)]["id"]
@@ -134,6 +144,8 @@ def sample(
             "model": model,
             "tokenizer": policy.tokenizer_hash,
         }
+        if wanted:
+            fixed["condition"] = wanted.name
         if out.is_file:
             out.extra = {
                 "model": {"name": model, "directory": policy.directory, "sha256": _model_hash(policy.directory)},
@@ -143,6 +155,9 @@ def sample(
             if shots:
                 out.extra["exemplars"] = [{name: of[name] for name in SHOWN} for of in shown.pool]
             out.write_sidecar(finished=False)
+
+        if wanted:
+            engine = conditional.Conditional(engine, policy, wanted)
 
         def requests() -> Iterator[Request]:
             for problem in chosen[done:]:
@@ -162,7 +177,7 @@ def sample(
                 for index, completion in enumerate(completions):
                     tokens += len(completion.ids)
                     cut += completion.finish == "length"
-                    out.write(_record(problem, index, asked, completion, fixed, logprobs))
+                    out.write(to_record(problem, index, asked, completion, fixed, logprobs))
                 out.flush()
                 advance(number + 1, f"{tokens / watch.seconds:,.0f} tokens/s")
         fresh = (len(chosen) - done) * k
@@ -182,18 +197,21 @@ def _show_plan(
     model: str,
     prompt: str | None,
     stop: list[str] | None,
+    condition: str | None,
     setup,
     draw,
 ) -> None:
     """The first prompt and what would be done with it: JSON on stdout, and on stderr for the eye. Loads no weights."""
-    from reasonrl.models import checkpoint
+    from reasonrl.models import checkpoint, labels
     from reasonrl.models.policy import load_tokenizer
 
     engine = setup.chosen()
     policy = load_tokenizer(model)
     form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory) or own_form(task))
+    wanted = labels.condition(condition, policy.directory, model)
+    label, label_ids = (wanted.text, policy.encode_completion(wanted.text)) if wanted else ("", [])
     texts = [shown.render(problem, form, policy.tokenizer) for problem in chosen]
-    encoded = [policy.encode_prompt(text) for text in texts]
+    encoded = [policy.encode_prompt(text) + label_ids for text in texts]
     for problem, ids in zip(chosen, encoded, strict=True):
         policy.check_fits(problem["id"], ids)
     tokens = policy.tokenizer.convert_ids_to_tokens(encoded[0])
@@ -204,28 +222,15 @@ def _show_plan(
         "shots": shown.count, "shots_ids": [of["id"] for of in shown.of(chosen[0])], "context": policy.context,
         "prompt_tokens": {"shortest": min(lengths), "longest": max(lengths), "all": sum(lengths)},
         "most_new_tokens": len(chosen) * draw["k"] * draw["max_tokens"],
-    } | draw  # fmt: skip
-    for line in texts[0].split("\n"):
+    } | ({"condition": wanted.name} if wanted else {}) | draw  # fmt: skip
+    for line in (texts[0] + label).split("\n"):
         console.log(f"| {line}")
     console.log(f"{lengths[0]} tokens: {' '.join(tokens)}")
     console.log(", ".join(f"{name} {value}" for name, value in plan.items()))
     sys.stdout.write(
-        jsonl.dumps({"plan": plan, "prompt": texts[0], "prompt_ids": encoded[0], "tokens": tokens}).decode()
+        jsonl.dumps({"plan": plan, "prompt": texts[0] + label, "prompt_ids": encoded[0], "tokens": tokens}).decode()
     )
     sys.stdout.write("\n")
-
-
-def _record(problem: Record, k: int, asked: Record, completion, fixed: Record, logprobs: bool) -> Record:
-    record = {**problem, "k": k, **asked}
-    record |= {
-        "completion": completion.text,
-        "completion_ids": completion.ids,
-        "logprob": None if completion.logprobs is None else sum(completion.logprobs),
-        "finish": completion.finish,
-    }
-    if logprobs:
-        record["logprobs"] = completion.logprobs
-    return record | fixed
 
 
 def _model_hash(directory: str) -> str | None:
@@ -233,7 +238,7 @@ def _model_hash(directory: str) -> str | None:
     return provenance.hash_files(directory) if os.path.isdir(directory) else None
 
 
-def _whole_problems(out: provenance.Output, ids: list[str], k: int) -> int:
+def whole_problems(out: provenance.Output, ids: list[str], k: int) -> int:
     """How many problems an interrupted run finished. Cuts the file back to them."""
     done = held = 0
     for record in out.kept_records():

@@ -47,12 +47,14 @@ def sft(
       reasonrl data gsm8k -o train.jsonl && reasonrl sft train.jsonl --model ./smollm2 --lora-rank 8 -o runs/sft
       checkpoint=$(reasonrl sft kept.jsonl -o runs/ei1 --resume)
     """
+    training.refuse_conditional(model, "--model", "sft would train it without; take the weights before rcrl")
     target, rows, readers, is_main = training.begin(records, output, limit, force=force, resume=resume)
 
     from reasonrl.models import checkpoint
     from reasonrl.models.policy import load_policy
+    from reasonrl.training.likelihood import Settings, train
     from reasonrl.training.loop import Optimisation
-    from reasonrl.training.sft import Settings, to_example, train
+    from reasonrl.training.sft import to_example
 
     if not is_main:
         console.set_up("sft", quiet=True)

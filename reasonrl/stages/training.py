@@ -49,22 +49,23 @@ def begin(
     Refuses what is not whole. With `resume` a finished checkpoint is named once more, and AlreadyDone raised.
     """
     provenance.refuse_unfinished(files or [])
-    if _processes() > 1 and (not files or "-" in files):
+    if processes() > 1 and (not files or "-" in files):
         raise UsageError("under `accelerate launch` give files: the processes would share stdin")
     target, is_main = _target(output, force=force, resume=resume)
-    return target, *_read(files or [], limit), is_main
+    return target, *read(files or [], limit), is_main
 
 
 def begin_fused(
     files: list[str], task: str | None, output: str, *, force: bool, resume: bool
 ) -> tuple[Checkpoint, bool]:
     """`begin` for a stage that takes problems: the checkpoint to be, and whether this is the first process."""
-    if _processes() > 1 and ("-" in files or not (files or task)):
+    if processes() > 1 and ("-" in files or not (files or task)):
         raise UsageError("under `accelerate launch` give --task or files: the processes would share stdin")
     return _target(output, force=force, resume=resume)
 
 
-def _processes() -> int:
+def processes() -> int:
+    """How many of this stage `accelerate launch` has started."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -89,6 +90,12 @@ def at(place: str, make: Callable[..., Any], record: Record, *more: Any) -> Any:
         raise RecordError(f"{place}: {error}") from None
 
 
+def refuse_conditional(model: str, flag: str, instead: str) -> None:
+    """Raises UsageError for a policy that was trained to read labels, where it would be used without."""
+    if remembered(model).get("labels"):
+        raise UsageError(f"{flag} {model} reads a label before each step (`reasonrl rcrl` made it): {instead}")
+
+
 def choose(preset: Preset, model: str) -> Preset:
     """auto: tiny for the bundled model and what was trained from it, else the paper's."""
     if preset is not Preset.auto:
@@ -107,7 +114,7 @@ def about_inputs(readers: list[jsonl.Reader]) -> list[dict[str, Any]]:
     return [{"path": reader.name, "sha256": reader.sha256, "lines": reader.line_number} for reader in readers]
 
 
-def _read(files: list[str], limit: int | None) -> tuple[list[tuple[Record, str]], list[jsonl.Reader]]:
+def read(files: list[str], limit: int | None) -> tuple[list[tuple[Record, str]], list[jsonl.Reader]]:
     """Records with their places. Raises ReasonRLError if there are none; warns about test problems."""
     rows: list[tuple[Record, str]] = []
     readers = jsonl.inputs(files)

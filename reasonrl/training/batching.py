@@ -9,13 +9,22 @@ import torch
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence to learn from: `prompt_ids` are read, `completion_ids` (EOS included, if any) are learnt."""
+    """One sequence to learn from: `prompt_ids` are read, `completion_ids` (EOS included, if any) are learnt.
+
+    mask: which of `completion_ids` are learnt, where not all are; the others are read only.
+    """
 
     prompt_ids: list[int]
     completion_ids: list[int]
+    mask: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def learnt(self) -> int:
+        """The number of tokens that are learnt."""
+        return len(self.completion_ids) if self.mask is None else sum(self.mask)
 
 
 @dataclass(frozen=True)
@@ -73,5 +82,6 @@ def collate(examples: Sequence[Example], pad_id: int) -> Microbatch:
     learnt = torch.zeros((len(examples), width), dtype=torch.bool)
     for row, example in enumerate(examples):
         input_ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)
-        learnt[row, len(example.prompt_ids) - 1 : len(example) - 1] = True
+        own = True if example.mask is None else torch.tensor(example.mask)
+        learnt[row, len(example.prompt_ids) - 1 : len(example) - 1] = own
     return Microbatch(input_ids, learnt, input_ids[:, 1:][learnt[:, :-1]])

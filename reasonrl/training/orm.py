@@ -31,7 +31,8 @@ from reasonrl.models.verifier import head
 from reasonrl.rewards import orm
 from reasonrl.rewards.orm import Solution
 from reasonrl.tasks.prompts import PromptForm
-from reasonrl.training.batching import batches, share
+from reasonrl.training import epochs
+from reasonrl.training.batching import batches
 from reasonrl.training.loop import Loop, Optimisation, make_accelerator
 
 HELD_OUT = "held_out.json"
@@ -153,30 +154,20 @@ def train(
         accelerator, model, settings.optimisation, len(plan), checkpoint, settings.save_every, settings.seed
     )  # fmt: skip
     most_tokens = settings.batch_tokens or (1 << 13 if accelerator.device.type == "cpu" else 1 << 14)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    loop.model.train()
 
-    with console.progress("training", total=len(plan)) as advance:
-        for indices in loop.steps(plan):
-            step = [learnt[i] for i in indices]
-            # A rank without a share in a small last batch goes through the motions with an example that weighs nothing.
-            mine = share(step, rank, world) or [Example("", step[0].solution, False, 0.0)]
-            parts = [collate([mine[i] for i in part], settings.prefixes) for part in orm.batches(mine, most_tokens)]
+    def loss(part: Microbatch) -> torch.Tensor:
+        logits = loop.model(input_ids=part.input_ids, use_cache=False).logits[part.rows, part.places, 0]
+        return binary_cross_entropy_with_logits(logits.float(), part.labels, part.weights, reduction="sum")
 
-            def loss(part: Microbatch, count: int = len(step)) -> torch.Tensor:
-                logits = loop.model(input_ids=part.input_ids, use_cache=False).logits[part.rows, part.places, 0]
-                each = binary_cross_entropy_with_logits(logits.float(), part.labels, part.weights, reduction="sum")
-                return each / count
+    def parts(mine: Sequence[Example]) -> list[Microbatch]:
+        return [collate([mine[i] for i in part], settings.prefixes) for part in orm.batches(mine, most_tokens)]
 
-            metrics = loop.update(parts, loss)
-            epoch = (loop.step + 1) * settings.epochs / len(plan)
-            loop.log(metrics | {"epoch": round(epoch, 4), "examples": len(step)})
-            advance(loop.step + 1, f"loss {metrics['loss']:.3f}, {loop.speed:,.0f} tokens/s")
+    metrics = epochs.run(loop, learnt, plan, settings.epochs, parts=parts, loss=loss)
 
     trained = loop.finish()
     report = {}
     if loop.is_main:
-        if plan:
+        if metrics:
             console.log(
                 f"{len(plan)} steps on {len(learnt)} solutions of {len({e.question for e in learnt})} questions, "
                 f"last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
@@ -192,7 +183,7 @@ def train(
                 "tokenizer": verifier.tokenizer_hash,
                 "examples": len(learnt),
                 "steps": len(plan),
-                "processes": world,
+                "processes": loop.world,
                 "held_out": {name: value for name, value in report.items() if name not in ("bins", "by_step")},
             }
             | (about or {})

@@ -1,0 +1,164 @@
+"""The labels of a return-conditioned policy: what they say, and where among a completion's tokens they stand.
+
+A label tells the policy, before each step, what return is wanted of it. Labels are read and never learnt or drawn:
+training and sampling both put them in with `interleave`, at the places that `step_starts` finds in the bare completion.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from reasonrl.errors import RecordError, UsageError
+from reasonrl.models import checkpoint
+from reasonrl.models.encoding import completion_ids
+from reasonrl.models.policy import Policy
+from reasonrl.records import Record, steps
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The text put before a step that does well, and before one that does not. It is tokenised by itself, so that the
+    ids of a completion are the same with and without labels. Users name a label by its text without the newline."""
+
+    good: str = "[GOOD]\n"
+    bad: str = "[BAD]\n"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.good.strip(), self.bad.strip()
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+TEXT, TOKENS = Labels(), Labels("[GOOD]", "[BAD]")
+
+
+def remembered(directory: str) -> Labels | None:
+    """The labels that a checkpoint was trained with; None for a policy that wants none."""
+    saved = checkpoint.remembered(directory).get("labels")
+    return Labels(**saved) if saved else None
+
+
+class Condition(NamedTuple):
+    """What a policy is to be sampled with: the label put before each step, and the model's labels."""
+
+    name: str
+    text: str
+    labels: Labels
+
+
+def condition(asked: str | None, directory: str, name: str) -> Condition | None:
+    """What `--condition` asks of the model in `directory`, the good label by default; None for one without labels.
+
+    Raises UsageError for a label that the model called `name` does not know.
+    """
+    labels = remembered(directory)
+    if labels is None:
+        if asked is not None:
+            raise UsageError(f"--condition {asked}: {name} was not trained on labels (reasonrl rcrl makes one that is)")
+        return None
+    texts = dict(zip(labels.names, (labels.good, labels.bad), strict=True))
+    asked = labels.names[0] if asked is None else asked
+    if asked not in texts:
+        raise UsageError(f"--condition {asked}: {name} knows {' and '.join(texts)}")
+    return Condition(asked, texts[asked], labels)
+
+
+def add_tokens(policy: Policy, labels: Labels) -> None:
+    """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
+
+    A new row is the mean of the rows of the tokens that spelt the label until now. Embeddings grow only where the
+    vocabulary is not padded for more tokens than there are.
+    """
+    spelt = [policy.encode_completion(text) for text in labels.names]
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": list(labels.names)}, False)
+    new = policy.tokenizer.convert_tokens_to_ids(list(labels.names))
+    model = policy.model
+    if (size := len(policy.tokenizer)) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    with torch.no_grad():
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # one and the same where tied
+            rows = torch.stack([embeddings.weight[old].mean(0) for old in spelt])
+            embeddings.weight[new] = rows
+    policy.__dict__.pop("pieces", None)
+
+
+def pieces(policy: Policy, ids: Sequence[int]) -> list[str]:
+    """The text of each token by itself; of a padded vocabulary's spare ids, none."""
+    known = policy.pieces
+    return [known[token] if token < len(known) else "" for token in ids]
+
+
+def step_starts(pieces: Sequence[str]) -> list[int]:
+    """Where labels stand in a completion, given the text of each of its tokens: [0, …], indices into `pieces`.
+
+    Before the first token, and behind each that holds the newline of a non-empty line. The tokens before a place
+    decide it, so that it is the same while the completion is drawn; the last place may be behind the last token.
+    """
+    starts, blank = [0], True
+    for index, piece in enumerate(pieces):
+        first, *others = piece.split("\n")
+        blank = blank and not first.strip()
+        for line in others:
+            if not blank and starts[-1] != index + 1:
+                starts.append(index + 1)
+            blank = not line.strip()
+    return starts
+
+
+def interleave(ids: Sequence[int], starts: Sequence[int], labels: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+    """Puts labels[i] before ids[starts[i]] → the new ids, and for each of them the i it follows, −1 for a label's."""
+    mixed: list[int] = []
+    segments: list[int] = []
+    for i, (start, end, label) in enumerate(zip(starts, [*starts[1:], len(ids)], labels, strict=True)):
+        mixed += [*label, *ids[start:end]]
+        segments += [-1] * len(label) + [i] * (end - start)
+    return mixed, segments
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A completion as token ids with EOS, if it ended, and the places of its labels: `count` steps begin at the first
+    `count` of `starts`. One more place, behind a newline that no step follows, stands before EOS alone."""
+
+    ids: list[int]
+    starts: list[int]
+    count: int
+
+    def prefix(self, step: int) -> tuple[int, ...]:
+        """The ids up to and including a step that is not the last."""
+        return tuple(self.ids[: self.starts[step + 1]])
+
+
+class StepEncoder:
+    """Records → Steps, for one policy."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.tokenizer_hash = policy, policy.tokenizer_hash
+        self.encode_prompt = lru_cache(maxsize=256)(policy.encode_prompt)  # a question's samples come together
+
+    def __call__(self, record: Record) -> Steps:
+        """Raises RecordError for a record without a step in its completion."""
+        ids = completion_ids(record, self.policy, self.tokenizer_hash)
+        count = len(steps(record["completion"]))
+        if not count:
+            raise RecordError("the completion has no step: nothing to label")
+        found = self._cut(ids, count)
+        if found is None:  # a token whose text depends on its neighbours, or that ends two lines
+            lines = re.findall(r"[^\n]*\n|[^\n]+", record["completion"])
+            again = [token for line in lines for token in self.policy.encode_completion(line)]
+            found = self._cut(again + [self.policy.eos_id] * (ids[-1:] == [self.policy.eos_id]), count)
+        if found is None:
+            raise RecordError("this tokenizer does not end a line's tokens with the line: no place for labels")
+        return found
+
+    def _cut(self, ids: list[int], count: int) -> Steps | None:
+        starts = step_starts(pieces(self.policy, ids))
+        if starts[-1] == len(ids):  # nothing to learn there
+            starts.pop()
+        return Steps(ids, starts, count) if 0 <= len(starts) - count <= 1 else None
