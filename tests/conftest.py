@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +75,23 @@ def start(tmp_path, environment):
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
+
+
+@pytest.fixture
+def killed_at(tmp_path, environment):
+    """`killed_at("reasonrl sft …", "out.partial/metrics.jsonl", 8)`: a line that is killed, unasked, as soon as that file
+    has so many lines. Fails if the line ends before."""
+
+    def run(line: str, file: str, count: int, timeout: float = 300) -> None:
+        process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=tmp_path, env=environment)
+        written, until = tmp_path / file, time.time() + timeout
+        while time.time() < until and not (written.exists() and written.read_bytes().count(b"\n") >= count):
+            assert process.poll() is None, "the line ended before it could be killed"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    return run
 
 
 @pytest.fixture(scope="session")

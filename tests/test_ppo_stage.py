@@ -2,10 +2,7 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -67,17 +64,11 @@ def test_the_truncated_fraction_is_told(sh, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "torn"), [("", True), ("--critic separate --lora-rank 4 --reward dense", False)]
 )  # fmt: skip
-def test_resumed_equals_uninterrupted(sh, tmp_path, environment, flags, torn):
+def test_resumed_equals_uninterrupted(sh, tmp_path, killed_at, flags, torn):
     """torn: the kill came while the new state was taking the place of the old one."""
     line = f"reasonrl ppo {SMALL} --samples 128 --save-every 3 --keep-every 2 {flags} -o"
     assert sh(f"{line} whole").code == 0
-    process = subprocess.Popen(f"exec {line} killed", shell=True, cwd=tmp_path, env=environment)
-    log = tmp_path / "killed.partial" / "metrics.jsonl"
-    until = time.time() + 120
-    while time.time() < until and not (log.exists() and log.read_bytes().count(b"\n") >= 4):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_at(f"{line} killed", "killed.partial/metrics.jsonl", 4)
     assert not (tmp_path / "killed").exists() and (tmp_path / "killed.partial" / "state").exists()
     if torn:
         (tmp_path / "killed.partial" / "state").rename(tmp_path / "killed.partial" / "state.new")

@@ -4,10 +4,8 @@ import json
 import math
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -224,21 +222,14 @@ def test_checkpoint_loads_in_plain_transformers_and_remembers(tmp_path, problems
     assert reasonrl("sft", problems_file, "--limit", 32, "-o", out, "--resume", check=False).returncode == 2
 
 
-def test_resumed_equals_uninterrupted(tmp_path, problems_file):
+def test_resumed_equals_uninterrupted(tmp_path, problems_file, killed_at):
     line = ("sft", problems_file, "--epochs", 4, "--save-every", 3, "-q")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     reasonrl(*line, "-o", tmp_path / "whole", env=environment)
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "reasonrl", *map(str, line), "-o", str(killed)]
-    process = subprocess.Popen(command, env=environment)
-    log = tmp_path / "killed.partial" / "metrics.jsonl"
-    until = time.time() + 120
-    while time.time() < until and not (log.exists() and log.read_bytes().count(b"\n") >= 8):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_at(f"reasonrl {' '.join(map(str, line))} -o killed", "killed.partial/metrics.jsonl", 8)
     assert not killed.exists() and (tmp_path / "killed.partial" / "state").exists()
-    reasonrl(*line, "-o", killed, "--resume", env=environment)
+    reasonrl(*line, "-o", "killed", "--resume", env=environment, cwd=tmp_path)
     assert metrics(killed) == metrics(tmp_path / "whole")
     one, other = weights(killed), weights(tmp_path / "whole")
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,380 @@
+"""Return-conditioned RL: where labels stand, what steps are worth and what that costs, what is learnt and drawn."""
+
+import math
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reasonrl.errors import ReasonRLError, RecordError, UsageError
+from reasonrl.models import checkpoint, labels
+from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps, interleave, step_starts
+from reasonrl.models.policy import Policy, load_policy
+from reasonrl.rewards.judge import Judge
+from reasonrl.rewards.named import Means, choices
+from reasonrl.sampling import Request, Sampling
+from reasonrl.sampling.conditional import Conditional
+from reasonrl.sampling.hf import HFEngine
+from reasonrl.tasks import mini
+from reasonrl.tasks.prompts import PromptForm
+from reasonrl.training import rcrl
+from reasonrl.training.batching import collate
+from reasonrl.training.labelling import COST, Labeller, add_costs
+from reasonrl.training.losses import TokenLogprobs
+
+GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT.good, TEXT.bad), strict=True))
+NEWLINE = 200  # the token of `tiny` that ends a line
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy("tiny", device="cpu", dtype="fp32")
+
+
+def spelling_policy(letters="ab", extra=(), seed=0, tied=False, spare=0):
+    """A random policy that spells with single letters and newlines: few enough to enumerate what it can say."""
+    vocabulary = {token: i for i, token in enumerate(["<eos>", "\n", *letters, *extra])}
+    spelling = Tokenizer(models.WordLevel(vocabulary, unk_token=letters[0]))
+    spelling.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    spelling.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=spelling, eos_token="<eos>", additional_special_tokens=list(extra)
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary) + spare, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, initializer_range=0.5, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    return Policy("letters", "nowhere", tokenizer, LlamaForCausalLM(config).eval(), eos_ids={0}, context=128)
+
+
+# Where labels stand
+
+PIECES = st.lists(st.sampled_from(["a", "b c", "\n", "a\n", "\n\n", " ", "a\nb", ""]), max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "starts"),
+    [
+        (["a", "\n", "b"], [0, 2]),
+        (["a", "\n", "b", "\n", ""], [0, 2, 4]),  # EOS behind a newline
+        (["a", "\n", "\n", "b"], [0, 2]),  # an empty line is no step
+        (["\n", "a"], [0]),
+        (["a\nb", "c"], [0, 1]),
+        ([], [0]),
+    ],
+)
+def test_labels_stand_before_steps(pieces, starts):
+    assert step_starts(pieces) == starts
+
+
+@given(PIECES, st.integers(0, 12))
+def test_what_comes_later_moves_no_label(pieces, length):
+    assert step_starts(pieces[:length]) == [start for start in step_starts(pieces) if start <= len(pieces[:length])]
+
+
+@given(PIECES)
+def test_labels_can_be_taken_out_again(pieces):
+    ids, starts = list(range(len(pieces))), step_starts(pieces)
+    mixed, segments = interleave(ids, starts, [[-7, -8]] * len(starts))
+    assert [token for token, segment in zip(mixed, segments, strict=True) if segment >= 0] == ids
+    assert mixed.count(-7) == len(starts) and len(mixed) == len(segments)
+
+
+# What is learnt
+
+
+def solution(question, good, text=None, ids=None):
+    count = len(good)
+    return rcrl.Solution(question, [5], Steps(ids or [1, NEWLINE] * count, list(range(0, 2 * count, 2)), count), good)
+
+
+def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
+    record = {"id": "x", "question": "How many?", "completion": "A 1\nB 2\n", "labels": ["[GOOD]", "[BAD]"]}
+    found = rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
+    label_ids = policy.encode_completion(TEXT.good), policy.encode_completion(TEXT.bad)
+    example = rcrl.to_example(found, [True, True], label_ids)
+    assert policy.decode([example.completion_ids]) == ["[GOOD]\nA 1\n[BAD]\nB 2\n[BAD]\n"]
+    learnt = [token for token, own in zip(example.completion_ids, example.mask, strict=True) if own]
+    assert learnt == [*policy.encode_completion("A 1\nB 2\n"), policy.eos_id]
+    second = rcrl.to_example(found, [False, True], label_ids)
+    learnt = [token for token, own in zip(second.completion_ids, second.mask, strict=True) if own]
+    assert second.completion_ids == example.completion_ids
+    assert learnt == [*policy.encode_completion("B 2\n"), policy.eos_id] and second.learnt == len(learnt)
+    batch = collate([example, second], 0)
+    assert len(batch.targets) == example.learnt + second.learnt == int(batch.learnt.sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": ["[GOOD]"]}, "want 2 labels"),
+        ({"labels": ["[GOOD]", "[FINE]"]}, "each [GOOD] or [BAD]"),
+        ({"labels": None}, "step_values.mc"),
+        ({"labels": None, "step_values": {"mc": [1]}}, "want 2 labels"),
+        ({"completion": None}, "completion"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(policy, change, said):
+    record = {"id": "x", "question": "?", "completion": "A\nB", "labels": ["[GOOD]", "[BAD]"]} | change
+    with pytest.raises(RecordError, match=said.replace("[", r"\[")):
+        rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
+
+
+def test_a_threshold_makes_labels_of_values_and_none_takes_them_as_they_are(policy):
+    record = {"id": "x", "question": "?", "completion": "A\nB", "labels": ["[BAD]", "[BAD]"],
+              "step_values": {"mc": [0.5, 0.25]}}  # fmt: skip
+    make = lambda threshold, **more: (
+        rcrl.to_solution(record | more, labels.StepEncoder(policy), PromptForm(), TEXT, threshold).good
+    )
+    assert make(None) == [False, False] and make(0.25) == [True, True] and make(0.3) == [True, False]
+    assert make(None, labels=None) == [True, False]
+
+
+STEPS = st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=2, max_size=30)
+
+
+@given(STEPS, st.integers(0, 3))
+def test_labels_and_outcomes_are_balanced_and_the_seed_decides(marks, seed):
+    solutions = [solution(f"q{i}", good) for i, good in enumerate(marks)]
+    if len({one.right for one in solutions}) < 2:
+        with pytest.raises(ReasonRLError, match="no label to tell apart"):
+            rcrl.balance(solutions, seed)
+        return
+    chosen, counts = rcrl.balance(solutions, seed)
+    assert counts["kept"] == 2 * min(counts["right"], counts["wrong"])
+    learnt = Counter(good for one, steps in chosen for good, own in zip(one.good, steps, strict=True) if own)
+    assert (
+        learnt[True] == learnt[False] == counts["learnt_steps"] // 2 == min(counts["good_steps"], counts["bad_steps"])
+    )
+    assert rcrl.balance(solutions, seed)[0] == chosen
+    assert rcrl.balance(solutions + solutions, seed)[1]["distinct"] == len(solutions)
+
+
+# What steps are worth
+
+OWN = """
+def own(records):
+    return [(one["completion"].count("a") % 2 == 0) for one in records]
+"""
+
+
+def test_monte_carlo_values_agree_with_exact_ones(tmp_path):
+    """A policy of two letters and at most six tokens: everything that it can say is enumerated."""
+    policy, rollouts, most = spelling_policy(), 1500, 6
+    (tmp_path / "own.py").write_text(OWN)
+    judge = Judge(choices([f"{tmp_path}/own.py:own"], []), Means(), False)
+    labeller = Labeller(
+        policy,
+        HFEngine(policy, 1 << 18),
+        judge,
+        PromptForm("bare", "{question}", ()),
+        Sampling(60, max_tokens=most),
+        rollouts,
+    )
+    questions = ["ab", "b"]
+    problems = [{"id": question, "question": question, "answer": "0"} for question in questions]
+    seen = 0
+    for question, records in zip(questions, labeller(problems), strict=True):
+        prompt = policy.encode_prompt(question)
+
+        @lru_cache(None)
+        def value(prefix, prompt=tuple(prompt)):
+            if len(prefix) == most:
+                return 0.0  # ran out of tokens
+            with torch.no_grad():
+                odds = policy.model(torch.tensor([[*prompt, *prefix]])).logits[0, -1].softmax(-1).tolist()
+            ended = odds[0] * (policy.decode([list(prefix)])[0].count("a") % 2 == 0)
+            return ended + sum(p * value((*prefix, token)) for token, p in enumerate(odds) if token)
+
+        for record in records:
+            ids, values = record["completion_ids"], record["step_values"]["mc"]
+            ends = [i + 1 for i in range(len(ids)) if ids[i] == 1 and i and ids[i - 1] != 1]  # behind lines' newlines
+            for end, estimate in zip(ends, values[:-1], strict=False):
+                exact = value(tuple(ids[:end]))
+                assert abs(estimate - exact) <= 4 * math.sqrt(exact * (1 - exact) / rollouts) + 1e-9
+                assert abs(exact - 0.5) < 0.04 or (estimate >= 0.5) == (exact >= 0.5)
+                seen += 1
+            if values:
+                assert values[-1] == (record["finish"] != "length") * record["reward"]
+        assert records[0]["start_value"]["mc"] == sum(
+            one["reward"] * (one["finish"] != "length") for one in records
+        ) / len(records)
+        if question == "ab":  # draws do not depend on who else is labelled
+            alone = next(iter(labeller(problems[:1])))
+            assert [one["step_values"] for one in alone] == [one["step_values"] for one in records]
+    assert seen >= 10
+
+
+def formula(questions, rollouts):
+    """docs/rcrl.md: the cost of labelling, from the token ids of (prompt, solutions) pairs."""
+    counts = Counter()
+    for prompt, solutions in questions:
+        ends = [[tuple(ids[: i + 1]) for i, token in enumerate(ids) if token == NEWLINE and ids[i + 1 :] != [0]]
+                for ids in solutions]  # fmt: skip
+        every = [prefix for of in ends for prefix in of]
+        once = set(every)
+        counts["samples"] += len(solutions) + rollouts * len(once)
+        counts["boundaries"] += len(every)
+        counts["prefixes"] += len(once)
+        counts["prefill_tokens"] += prompt + sum(prompt + len(prefix) for prefix in once)
+        counts["naive_prefill_tokens"] += len(solutions) * prompt + rollouts * sum(prompt + len(p) for p in every)
+    return counts
+
+
+class Counted:
+    """The engine, and how much it has drawn."""
+
+    def __init__(self, engine):
+        self.engine, self.samples, self.tokens, self.asked = engine, 0, 0, Counter()
+
+    def sample(self, requests, sampling):
+        requests = list(requests)
+        self.asked.update((one.id, tuple(one.prompt_ids)) for one in requests)
+        for drawn in self.engine.sample(requests, sampling):
+            self.samples += len(drawn)
+            self.tokens += sum(len(one.ids) for one in drawn)
+            yield drawn
+
+
+def test_labelling_costs_what_the_formula_says_and_sharing_saves_prefill(policy):
+    problems = [problem for _, problem in zip(range(12), mini.problems("train"), strict=False)]
+    engine = Counted(HFEngine(policy))
+    judge = Judge(choices(["exact"], []), Means(), False)
+    labeller = Labeller(policy, engine, judge, PromptForm(), Sampling(6, max_tokens=64), 4)
+    groups = list(labeller(problems))
+    cost = add_costs(record for records in groups for record in records)
+    expected = formula(
+        [(len(policy.encode_prompt(of[0]["prompt"])), [one["completion_ids"] for one in of]) for of in groups], 4
+    )
+    assert {name: cost[name] for name in expected} == dict(expected) and set(cost) == set(COST)
+    assert (cost["samples"], cost["tokens"]) == (engine.samples, engine.tokens)
+    assert cost["prefill_tokens"] == engine.engine.prefill_tokens
+    assert max(engine.asked.values()) == 1, "a prefix was completed twice"
+    assert cost["prefixes"] < cost["boundaries"]
+    assert cost["prefill_tokens"] < 0.7 * cost["naive_prefill_tokens"]
+    for records in groups:
+        by_prefix = {}
+        for one in records:
+            for step, value in enumerate(one["step_values"]["mc"][:-1]):
+                place = [i for i, token in enumerate(one["completion_ids"]) if token == NEWLINE][step]
+                assert by_prefix.setdefault(tuple(one["completion_ids"][: place + 1]), value) == value
+
+
+# Labels as tokens
+
+
+@pytest.mark.parametrize(("tied", "spare"), [(True, 0), (False, 0), (False, 8)])
+def test_new_tokens_have_rows_that_are_saved(tmp_path, tied, spare):
+    policy = spelling_policy(letters="ab[]GODBA", tied=tied, spare=spare)
+    spelt = {text: policy.encode_completion(text) for text in TOKENS.names}
+    before = policy.model.get_input_embeddings().weight.detach().clone()
+    old_vocabulary, pieces = len(policy.tokenizer), list(policy.pieces)
+    labels.add_tokens(policy, TOKENS)
+    assert policy.encode_completion("[GOOD]") == [old_vocabulary] and policy.encode_completion("[BAD]") == [
+        old_vocabulary + 1
+    ]
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    size = old_vocabulary + max(2, spare)
+    assert model.config.vocab_size == model.get_output_embeddings().weight.shape[0] == size
+    assert tokenizer.convert_tokens_to_ids(list(TOKENS.names)) == [old_vocabulary, old_vocabulary + 1]
+    rows = model.get_input_embeddings().weight
+    assert torch.equal(rows[:old_vocabulary], before[:old_vocabulary])
+    for row, text in enumerate(TOKENS.names):
+        assert torch.allclose(rows[old_vocabulary + row], before[spelt[text]].mean(0), atol=1e-6)
+    assert (model.get_output_embeddings().weight is rows) == tied
+    assert policy.pieces == [*pieces, "", ""]  # no text of a completion's own
+    assert torch.isfinite(model(torch.tensor([[old_vocabulary, 2]])).logits).all()
+
+
+# What is drawn
+
+
+def requests(policy, count):
+    form = PromptForm()
+    return [Request(problem["id"], policy.encode_prompt(form.render(problem["question"])))
+            for _, problem in zip(range(count), mini.problems("test"), strict=False)]  # fmt: skip
+
+
+def test_drawing_and_learning_read_the_same_text(policy):
+    """The log-probabilities of what is drawn behind labels are those that training would give it."""
+    asked = requests(policy, 6)
+    engine = Conditional(HFEngine(policy), policy, BAD)
+    label = policy.encode_completion(TEXT.bad)
+    scorer = TokenLogprobs(policy.model)
+    for request, drawn in zip(asked, engine.sample(asked, Sampling(3, max_tokens=60)), strict=True):
+        for one in drawn:
+            starts = step_starts(labels.pieces(policy, one.ids))
+            starts = starts[:-1] if starts[-1] == len(one.ids) else starts
+            found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
+            example = rcrl.to_example(found, [True] * len(starts), ([], label))
+            batch = collate([example], 0)
+            with torch.no_grad():
+                scored = scorer(batch.input_ids, batch.learnt, batch.targets)
+            assert batch.targets.tolist() == one.ids
+            assert torch.allclose(scored, torch.tensor(one.logprobs), atol=1e-4)
+            assert len(one.ids) <= 60 and "[" not in one.text
+
+
+def test_draws_do_not_depend_on_company(policy):
+    asked = requests(policy, 5)
+    make = lambda budget: Conditional(HFEngine(policy, budget), policy, GOOD)
+    together = list(make(None).sample(asked, Sampling(4, max_tokens=50)))
+    assert [of for one in asked for of in make(300).sample([one], Sampling(4, max_tokens=50))] == together or (
+        # other batches differ only where rounding tips a draw
+        sum(a.ids == b.ids for one, of in zip(asked, together, strict=True)
+            for a, b in zip(next(make(300).sample([one], Sampling(4, max_tokens=50))), of, strict=True)) >= 19
+    )  # fmt: skip
+    assert together != list(Conditional(HFEngine(policy), policy, BAD).sample(asked, Sampling(4, max_tokens=50)))
+
+
+def test_a_policy_that_likes_labels_draws_none():
+    """Two labels in a vocabulary of six: a third of a random policy's draws. Ruled out, the rest keeps its odds."""
+    policy = spelling_policy(extra=("[GOOD]", "[BAD]"), seed=3)
+    wanted = Condition("[GOOD]", "[GOOD]", TOKENS)
+    asked = [Request("q", policy.encode_completion("ab"))]
+    label = policy.encode_completion("[GOOD]")
+    assert len(label) == 1
+    (drawn,) = Conditional(HFEngine(policy, 1 << 16), policy, wanted).sample(asked, Sampling(2000, max_tokens=6))
+    assert not any({4, 5} & set(one.ids) for one in drawn)
+    assert all(len(one.logprobs) == len(one.ids) for one in drawn)
+    with torch.no_grad():
+        odds = policy.model(torch.tensor([asked[0].prompt_ids + label])).logits[0, -1].softmax(-1)[:4]
+    odds = (odds / odds.sum()).tolist()
+    first = Counter(one.ids[0] for one in drawn)
+    for token, p in enumerate(odds):
+        assert abs(first[token] / 2000 - p) < 4 * math.sqrt(p * (1 - p) / 2000)
+    (greedy,) = Conditional(HFEngine(policy), policy, wanted).sample(asked, Sampling(temperature=0, max_tokens=6))
+    assert not {4, 5} & set(greedy[0].ids)
+
+
+def test_a_stop_string_is_found_across_steps():
+    policy = spelling_policy(seed=1)
+    wanted = Condition("[GOOD]", "ab", labels.Labels("ab", "ba"))
+    engine = Conditional(HFEngine(policy), policy, wanted)
+    engine.drawn_labels = []  # letters are labels here, and may be drawn
+    (drawn,) = engine.sample([Request("q", [2])], Sampling(400, max_tokens=12, stop=("a\nb",)))
+    ends = Counter(one.finish for one in drawn)
+    assert ends["stop"] > 5 and ends["eos"] > 5
+    for one in drawn:
+        assert "a\nb" not in one.text
+        assert ("a\nb" in policy.decode([one.ids])[0]) == (one.finish == "stop")
+        assert one.finish != "stop" or one.ids[-3:] == [2, 1, 3]
+
+
+def test_conditions_are_those_that_the_model_knows(tmp_path):
+    assert labels.condition(None, str(tmp_path), "m") is None
+    with pytest.raises(UsageError, match="was not trained on labels"):
+        labels.condition("[GOOD]", str(tmp_path), "m")
+    (tmp_path / checkpoint.MARKER).write_text('{"labels": {"good": "[GOOD]\\n", "bad": "[BAD]\\n"}}')
+    assert labels.condition(None, str(tmp_path), "m") == GOOD
+    assert labels.condition("[BAD]", str(tmp_path), "m") == BAD
+    with pytest.raises(UsageError, match=r"m knows \[GOOD\] and \[BAD\]"):
+        labels.condition("best", str(tmp_path), "m")
