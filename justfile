@@ -29,6 +29,10 @@ demo *ARGS:
 expert-iteration:
     recipes/expert_iteration_seeds.sh
 
+# Return-conditioned RL over three seeds: the table in docs/results/rcrl-mini/report.md.
+rcrl:
+    recipes/rcrl_seeds.sh
+
 # Rebuild the bundled model, and check that it is the one in the package.
 tiny:
     recipes/tiny.sh build/tiny

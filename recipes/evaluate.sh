@@ -9,6 +9,8 @@ set -euo pipefail
 : "${EVAL_PASS_LIMIT:=300}"         # test questions sampled EVAL_K times; 0: none
 : "${EVAL_K:=32}"
 : "${EVAL_TEMPERATURE:=1}"
+: "${EVAL_REWARD:=exact}"           # orm: with rerank@k
+: "${EVAL_SAMPLE:=}"                # more flags for sample
 
 model=$1 at=$2
 shift 2
@@ -16,9 +18,10 @@ shift 2
 run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
 sample() { # PART FLAGS...: samples of the test split in PREFIX.PART.jsonl, scored in PREFIX.PART.scored.jsonl
-  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:2}" --resume \
-    -o "$at.$1.jsonl"
-  run score "$at.$1.jsonl" -q --resume -o "$at.$1.scored.jsonl"
+  # shellcheck disable=SC2086
+  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:2}" $EVAL_SAMPLE \
+    --resume -o "$at.$1.jsonl"
+  run score "$at.$1.jsonl" --reward "$EVAL_REWARD" -q --resume -o "$at.$1.scored.jsonl"
 }
 
 sample greedy --limit "$EVAL_LIMIT" --temperature 0

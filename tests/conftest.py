@@ -79,8 +79,8 @@ def start(tmp_path, environment):
 
 @pytest.fixture
 def killed_at(tmp_path, environment):
-    """`killed_at("reasonrl sft …", "out.partial/metrics.jsonl", 8)`: a line that is killed, unasked, as soon as that file
-    has so many lines. Fails if the line ends before."""
+    """`killed_at("reasonrl sft …", "out.partial/metrics.jsonl", 8)`: a line that is killed as soon as that file has so
+    many lines. Fails if the line ends before."""
 
     def run(line: str, file: str, count: int, timeout: float = 300) -> None:
         process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=tmp_path, env=environment)

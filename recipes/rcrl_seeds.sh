@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Return-conditioned RL on the embedded default over three seeds: the table of docs/results/rcrl-mini/. BESIDE names files
+# of metrics records to set beside it: of each algorithm and seed, the last round.
+set -euo pipefail
+
+: "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}"
+: "${BESIDE:=$(dirname "$0")/../docs/results/expert-iteration-mini/metrics.jsonl}"
+export REASONRL
+
+for seed in $SEEDS; do
+  # The base is the same for all seeds.
+  OUT="$OUT/seed$seed" SEED="$seed" EVAL_BASE="$([ "$seed" = "${SEEDS%% *}" ] && echo 1 || echo 0)" \
+    "$(dirname "$0")/rcrl.sh"
+done
+beside="$OUT/beside.metrics.jsonl"
+# shellcheck disable=SC2086
+jq -cs 'group_by(.algorithm, .seed)[] | max_by(.round // .rollouts // 0) | del(.round, .rollouts)' $BESIDE > "$beside"
+$REASONRL report "$OUT"/seed*/*.metrics.jsonl "$beside" --title "Return-conditioned RL on mini, $(wc -w <<<"$SEEDS") seeds" \
+  --force -o "$OUT/report"
