@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Return-conditioned RL on the embedded default over three seeds: the table of docs/results/rcrl-mini/. BESIDE names files
-# of metrics records to set beside it: of each algorithm and seed, the last round.
+# of metrics records to set beside it: of each algorithm and seed, the last round. POLICY names policies that are there
+# already, SEED in it standing for the seed: POLICY=runs/expert-iteration-mini/seedSEED/round2.
 set -euo pipefail
 
-: "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}"
+: "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}" "${POLICY:=}"
 : "${BESIDE:=$(dirname "$0")/../docs/results/expert-iteration-mini/metrics.jsonl}"
 export REASONRL
 
 for seed in $SEEDS; do
   # The base is the same for all seeds.
-  OUT="$OUT/seed$seed" SEED="$seed" EVAL_BASE="$([ "$seed" = "${SEEDS%% *}" ] && echo 1 || echo 0)" \
+  OUT="$OUT/seed$seed" SEED="$seed" POLICY="${POLICY//SEED/$seed}" EVAL_BASE="$([ "$seed" = "${SEEDS%% *}" ] && echo 1 || echo 0)" \
     "$(dirname "$0")/rcrl.sh"
 done
 beside="$OUT/beside.metrics.jsonl"
