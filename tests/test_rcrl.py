@@ -215,8 +215,8 @@ def formula(questions, rollouts):
     """docs/rcrl.md: the cost of labelling, from the token ids of (prompt, solutions) pairs."""
     counts = Counter()
     for prompt, solutions in questions:
-        ends = [[tuple(ids[: i + 1]) for i, token in enumerate(ids) if token == NEWLINE and ids[i + 1 :] not in ([], [0])]
-                for ids in solutions]  # fmt: skip
+        is_end = lambda ids, i: ids[i] == NEWLINE and ids[i + 1 :] not in ([], [0])
+        ends = [[tuple(ids[: i + 1]) for i in range(len(ids)) if is_end(ids, i)] for ids in solutions]
         every = [prefix for of in ends for prefix in of]
         once = set(every)
         counts["samples"] += len(solutions) + rollouts * len(once)
