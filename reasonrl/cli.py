@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, get_args
 
 # Threads that spin while they wait slow a pipe of two torch stages tenfold on a small machine. OpenMP reads
 # this when torch is imported, which happens only inside a stage.
@@ -64,7 +64,7 @@ def _root(version: Version = False) -> None:
 
 
 def _register(name: str, run: Callable[..., None]) -> None:
-    """Adds a stage under its name, with the flags that every stage has."""
+    """Adds a stage under its name, with the flags that every stage has. In a help whole numbers are N, others X."""
 
     def command(**flags) -> None:
         console.set_up(name, flags.pop("quiet"))
@@ -78,6 +78,10 @@ def _register(name: str, run: Callable[..., None]) -> None:
         for flag, kind in shared.items()
     ]
     own = inspect.signature(run)
+    for parameter in own.parameters.values():
+        kind, option = get_args(parameter.annotation)
+        kinds = {kind, *get_args(kind)}
+        option.metavar = option.metavar or ("N" if int in kinds else "X" if float in kinds else None)
     command.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])
     command.__doc__ = run.__doc__
     app.command(name)(command)

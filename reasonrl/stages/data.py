@@ -9,8 +9,10 @@ from reasonrl.stages import flags
 from reasonrl.tasks import source
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help="mini, gsm8k, a JSONL file, or `-` (stdin).", show_default=False)
-]
+    str,
+    typer.Argument(metavar="TASK", help="mini, gsm8k, svamp, a JSONL or Python file, or `-` (stdin).",
+                   show_default=False),
+]  # fmt: skip
 Shuffle = Annotated[
     int | None, typer.Option("--seed", min=0, help="Shuffle with this seed.", show_default="the task's own order")
 ]
@@ -28,8 +30,8 @@ def data(
 ) -> None:
     """Print the problems of a task.
 
-    mini is made on the spot, 10,000 train and 1,000 test problems. gsm8k is read from --path or $REASONRL_DATA
-    (DIR/gsm8k/train.jsonl), else from the hub.
+    mini is made on the spot, 10,000 train and 1,000 test problems. gsm8k and svamp are read from --path or
+    $REASONRL_DATA (DIR/gsm8k/train.jsonl), else from the hub. docs/tasks.md tells how to bring your own.
 
     \b
     Examples:

@@ -23,10 +23,10 @@ def demo(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Watch a tiny language model teach itself to reason: Expert Iteration in a few minutes on a laptop.
+    """Watch a tiny language model teach itself to reason.
 
-    Runs recipes/expert_iteration.sh, a shell loop of sample → score → filter → sft, on the bundled task and model.
-    An interrupted demo goes on where it stopped.
+    Expert Iteration in a few minutes on a laptop: runs recipes/expert_iteration.sh, a shell loop of sample → score →
+    filter → sft, on the bundled task and model. An interrupted demo goes on where it stopped.
 
     \b
     Examples:

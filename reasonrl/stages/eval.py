@@ -41,10 +41,11 @@ def eval_(
     on_error: flags.OnErrorFlag = flags.OnError.fail,
     rejects: flags.Rejects = None,
 ) -> None:
-    """Evaluate scored samples: one metrics record on stdout, a table on stderr.
+    """Evaluate scored samples; print one metrics record.
 
-    maj@1 comes from greedy records (temperature 0), everything @k from the others; give both files at once. pass@k is
-    the unbiased estimator. Each value has a 95% bootstrap interval over questions. docs/eval.md has the formulas.
+    A table goes to stderr. maj@1 comes from greedy records (temperature 0), everything @k from the others; give both
+    files at once. pass@k is the unbiased estimator. Each value has a 95% bootstrap interval over questions.
+    docs/eval.md has the formulas.
 
     \b
     Examples:

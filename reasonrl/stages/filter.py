@@ -41,10 +41,11 @@ def filter_(
     on_error: flags.OnErrorFlag = flags.OnError.fail,
     rejects: flags.Rejects = None,
 ) -> None:
-    """Keep samples by reward, each solution of a question once. Records pass through byte for byte.
+    """Keep samples by reward, each solution of a question once.
 
-    Several files are merged in the order given, the first of equal solutions kept: D_i = R_i ∪ D_(i-1) of Expert
-    Iteration is `filter round-i.jsonl kept-(i-1).jsonl`. Memory grows with the deduplication keys only.
+    Records pass through byte for byte. Several files are merged in the order given, the first of equal solutions kept:
+    D_i = R_i ∪ D_(i-1) of Expert Iteration is `filter round-i.jsonl kept-(i-1).jsonl`. Memory grows with the
+    deduplication keys only.
 
     \b
     Examples:

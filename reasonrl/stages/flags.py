@@ -58,7 +58,7 @@ Task = Annotated[
 ]  # fmt: skip
 Path = Annotated[
     str | None,
-    _option("--path", metavar="DIR", help="The task's files.", show_default="$REASONRL_DATA"),
+    _option("--path", metavar="DIR", help="Directory of the task's files.", show_default="$REASONRL_DATA"),
 ]
 SplitName = Annotated[Split, _option("--split", help="Which split of the task.")]
 Model = Annotated[
@@ -78,14 +78,16 @@ BatchTokens = Annotated[
     int | None, _option("--batch-tokens", min=1, metavar="N", help="Tokens in memory at a time.", show_default="auto")
 ]
 Device = Annotated[
-    str | None, _option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.", show_default="the best there is")
-]
-DType = Annotated[Precision, _option("--dtype", help="auto: bf16 on a GPU that has it, else fp32.")]
+    str | None,
+    _option("--device", metavar="D", help="Where the model runs: cpu, cuda, cuda:1, or mps.",
+            show_default="the best there is"),
+]  # fmt: skip
+DType = Annotated[Precision, _option("--dtype", help="Precision. auto: bf16 on a GPU that has it, else fp32.")]
 Attention = Annotated[
-    str | None, _option("--attn", metavar="NAME", help="transformers attention implementation.", show_default="sdpa")
+    str | None, _option("--attn", metavar="NAME", help="transformers' attention implementation.", show_default="sdpa")
 ]
 BackendFlag = Annotated[
-    Backend, _option("--backend", help="The engine. auto: vllm if installed and a GPU is there, else hf.")
+    Backend, _option("--backend", help="The engine. auto: openai with --base-url, vllm where it can run, else hf.")
 ]
 BaseUrl = Annotated[
     str | None,

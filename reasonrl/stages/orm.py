@@ -52,11 +52,12 @@ def orm(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Train an outcome reward model on scored samples; print the checkpoint's path.
+    """Train an outcome reward model; print the checkpoint's path.
 
-    The model learns p(final answer correct | question, steps so far) from the field `correct`, starting from a policy's
-    weights, and is judged on questions that it did not learn from: held_out.json and reliability.png in the checkpoint.
-    `score --reward orm --orm CHECKPOINT` uses it. docs/orm.md explains what is learnt and every number.
+    The model learns p(final answer correct | question, steps so far) from the field `correct` of scored samples,
+    starting from a policy's weights, and is judged on questions that it did not learn from: held_out.json and
+    reliability.png in the checkpoint. `score --reward orm --orm CHECKPOINT` uses it. docs/orm.md explains what is
+    learnt and every number.
 
     \b
     Examples:

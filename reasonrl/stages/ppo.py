@@ -33,7 +33,7 @@ def _number(name: str, help: str, **more):
 
 Samples = Annotated[int | None, _number("--samples", "Rollouts in all.", min=1, show_default="preset")]
 BatchSize = Annotated[int | None, _number("--batch-size", "Rollouts an update.", min=1, show_default="preset")]
-K = Annotated[int | None, _number("--k", "Rollouts a question.", min=1, show_default="preset")]
+K = Annotated[int | None, typer.Option("--k", "-k", min=1, help="Rollouts a question.", show_default="preset")]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over an update's rollouts.", min=1, show_default="preset")]
 Minibatches = Annotated[int, _number("--minibatches", "Optimiser steps a pass.", min=1)]
 AdvantageFlag = Annotated[
@@ -116,7 +116,7 @@ def ppo(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Train a policy by proximal policy optimisation on its own solutions; print the checkpoint's path.
+    """Train a policy by PPO, GRPO or RLOO; print the checkpoint's path.
 
     Draws rollouts of the task's problems, judges them as `score` does, and improves the policy on them, with a KL
     penalty to the policy it started from. metrics.jsonl in the checkpoint has a line an update; docs/ppo.md explains

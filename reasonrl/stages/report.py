@@ -12,11 +12,11 @@ from reasonrl.stages import flags
 
 Metrics = Annotated[
     list[str] | None,
-    typer.Argument(metavar="METRICS|-", help="Metrics records of `reasonrl eval`.", show_default=False),
+    typer.Argument(metavar="METRICS|-", help="Metrics records of `reasonrl eval`; default: stdin.", show_default=False),
 ]
 Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Write report.md and the plots here.")]
 XAxis = Annotated[str, typer.Option("--x", metavar="LABEL", help="The label that runs along the plots.")]
-Title = Annotated[str, typer.Option("--title", help="The report's heading.")]
+Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="The report's heading.")]
 
 
 def report(
@@ -27,7 +27,7 @@ def report(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Turn metrics records into report.md and PNG plots; print the paths.
+    """Turn metrics records into a table and plots; print the paths.
 
     Records that differ only in the label `seed` become one row: the mean over seeds with its 95% t-interval. A single
     record keeps its bootstrap interval over questions.

@@ -23,7 +23,7 @@ Problems = Annotated[
                    show_default=False),
 ]  # fmt: skip
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Samples a problem.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0, max=1, help="Draw from the most probable part only.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="New tokens a sample.")]
 Stop = Annotated[
@@ -33,7 +33,7 @@ Stop = Annotated[
 ]  # fmt: skip
 Prompt = Annotated[
     str | None,
-    typer.Option("--prompt", metavar="FORM", help="plain, chat, or a file with {question} in it.",
+    typer.Option("--prompt", metavar="FORM", help="plain, chat, a file with {question} in it, or a task's Python file.",
                  show_default="the checkpoint's, else plain"),
 ]  # fmt: skip
 ConditionFlag = Annotated[
@@ -43,7 +43,7 @@ ConditionFlag = Annotated[
 ]  # fmt: skip
 Logprobs = Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of every token.")]
 Shard = Annotated[
-    str | None, typer.Option("--shard", metavar="I/N", help="Every N-th problem from the I-th on.", show_default="all")
+    str | None, typer.Option("--shard", metavar="I/N", help="Every N-th problem from number I on.", show_default="all")
 ]
 Shots = Annotated[
     int, typer.Option("--shots", min=0, metavar="N", help="Worked examples before the question, from the train split.")

@@ -33,10 +33,10 @@ Orm = Annotated[
                  show_default="$REASONRL_ORM or tiny-orm"),
 ]  # fmt: skip
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.001, metavar="S", help="Seconds that a reward of your own may be silent.")
+    float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="How long a reward of your own may be silent.")
 ]
 DType = Annotated[
-    flags.Precision, typer.Option("--dtype", help="Of the ORM. In fp32 scores do not depend on the batch.")
+    flags.Precision, typer.Option("--dtype", help="Precision of the ORM; in fp32 scores do not depend on the batch.")
 ]
 
 
@@ -56,11 +56,12 @@ def score(
     on_error: flags.OnErrorFlag = flags.OnError.fail,
     rejects: flags.Rejects = None,
 ) -> None:
-    """Score samples: read each final answer, compare it with the problem's, add rewards to the record.
+    """Score samples: add verdicts and rewards to each record.
 
-    Adds `correct`, `correct_strict`, `correct_flexible`, `extracted`, `rewards` and their sum `reward`. A marked answer
-    follows ####, A:, \\boxed{ or "the answer is"; docs/score.md tells how numbers are compared, docs/orm.md and
-    docs/dense.md what the rewards `orm` and `dense` are, docs/rewards.md how to bring your own.
+    Reads each final answer and compares it with the problem's. Adds `correct`, `correct_strict`, `correct_flexible`,
+    `extracted`, `rewards` and their sum `reward`. A marked answer follows ####, A:, \\boxed{ or "the answer is";
+    docs/score.md tells how numbers are compared, docs/orm.md and docs/dense.md what the rewards `orm` and `dense` are,
+    docs/rewards.md how to bring your own.
 
     \b
     Examples:
