@@ -42,3 +42,11 @@ bench:
     {{python}} benchmarks/jsonl_throughput.py
     {{python}} benchmarks/sampling_throughput.py
     {{python}} benchmarks/pipe_cost.py
+
+# The pages of docs/ as a site, in site/index.html; warnings end it.
+docs *ARGS:
+    {{python}} -m mkdocs build --strict {{ARGS}}
+
+# Write docs/cli.md anew, from the commands.
+cli-reference:
+    {{python}} tools/cli_reference.py

@@ -79,9 +79,10 @@ def _register(name: str, run: Callable[..., None]) -> None:
     ]
     own = inspect.signature(run)
     for parameter in own.parameters.values():
-        kind, option = get_args(parameter.annotation)
+        kind, *options = get_args(parameter.annotation) or [None]
         kinds = {kind, *get_args(kind)}
-        option.metavar = option.metavar or ("N" if int in kinds else "X" if float in kinds else None)
+        for option in options:
+            option.metavar = option.metavar or ("N" if int in kinds else "X" if float in kinds else None)
     command.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])
     command.__doc__ = run.__doc__
     app.command(name)(command)

@@ -19,6 +19,27 @@ def marked(name):
     return block[1].strip().splitlines()
 
 
+def console(name):
+    """The (command, shown output) pairs of the console block under `<!-- name -->` in the README."""
+    block = re.search(rf"<!-- {name} -->\n```console\n(.*?)```", README, re.S)[1]
+    for entry in block.removeprefix("$ ").split("\n$ "):
+        command, shown = re.fullmatch(r"([^\n]*(?:\n> [^\n]*)*)\n?(.*)", entry, re.S).groups()
+        yield command.replace("\n> ", "\n"), shown.strip()
+
+
+def agrees(line, shown):
+    """Whether a line is the one shown. On another processor rounding tips a few draws, so numbers in a summary may be
+    a little off; what a model says may not."""
+    if line == shown or not shown.startswith(("reasonrl ", "{")):
+        return line == shown
+    number = r"\d+(?:\.\d+)?"
+    ours, theirs = (re.findall(number, text) for text in (line, shown))
+    if re.sub(number, "", line) != re.sub(number, "", shown):
+        return False
+    near = (abs(float(a) - float(b)) <= max(0.06, 0.05 * float(b)) for a, b in zip(ours, theirs, strict=True))
+    return all(near)
+
+
 def shell(command, **more):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -35,6 +56,32 @@ def test_first_screen_holds_two_one_line_commands():
 def test_ci_runs_the_readmes_test_command():
     shown = shell("sed -n '/<!-- tests -->/,/^```$/p' README.md | grep -v -e '^```' -e '<!--'", cwd=ROOT).stdout.strip()
     assert [shown] == marked("tests")
+
+
+def test_a_shown_line_may_be_off_by_little_and_in_numbers_only():
+    kept = "reasonrl filter: kept 396 of 4800 samples"
+    assert agrees(kept, kept) and agrees(kept.replace("396", "401"), kept)
+    assert not agrees(kept.replace("396", "420"), kept)
+    assert not agrees(kept.replace("kept", "left"), kept)
+    assert not agrees('{"pass@1":0.26,"pass@8":0.76}', '{"pass@1":0.34,"pass@8":0.76}')
+    assert not agrees("Tom has 36 - 11 = 26 dollars.", "Tom has 36 - 11 = 25 dollars.")
+
+
+def test_console_blocks_are_read_as_commands_and_output():
+    pairs = list(console("pipeline"))
+    assert len(pairs) == 7 and all(command.startswith(("reasonrl ", "head ", "for ")) for command, _ in pairs)
+    assert pairs[1][1] == "" and pairs[5] == ("reasonrl sft kept.jsonl -o policy", "policy")
+    assert pairs[6][0].splitlines()[-1] == "done" and len(pairs[6][1].splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_the_pipeline_prints_what_is_shown(tmp_path):
+    for command, shown in console("pipeline"):
+        done = shell(command, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        printed = (done.stdout or done.stderr).strip() if shown else ""
+        lines = list(zip(printed.splitlines(), shown.splitlines(), strict=True))
+        assert all(agrees(line, expected) for line, expected in lines), f"{command}\n{printed}\nbut shown is\n{shown}"
 
 
 @pytest.mark.slow

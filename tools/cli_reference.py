@@ -49,7 +49,8 @@ def section(name: str, run: Any) -> str:
     """One stage: usage, description, examples, and a table of its options."""
     text, _, examples = inspect.getdoc(run).partition("\b\nExamples:\n")
     parameters = [parameter for key, parameter in inspect.signature(run).parameters.items() if key not in EVERYWHERE]
-    declared = [(parameter, *get_args(parameter.annotation)) for parameter in parameters]
+    annotated = [(parameter, get_args(parameter.annotation)) for parameter in parameters]
+    declared = [(parameter, *words) for parameter, words in annotated if words]
     arguments = [(parameter, info) for parameter, _, info in declared if isinstance(info, ArgumentInfo)]
     options = [one for one in declared if isinstance(one[2], OptionInfo)]
     usage = " ".join(["reasonrl", name, "[OPTIONS]", *(placed(*argument) for argument in arguments)])

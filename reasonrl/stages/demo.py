@@ -61,7 +61,7 @@ def find_recipe(name: str) -> Path:
 
 
 INTRODUCTION = """
-A language model of half a million parameters, pretrained on worked solutions in which three steps of ten go wrong,
+A language model of 0.7 million parameters, pretrained on worked solutions in which nearly every second step goes wrong,
 now teaches itself: it samples solutions, keeps those whose final answer is right, and is fine-tuned on them, starting
 again from the pretrained weights each round. That is Expert Iteration. The lines that start with + are the commands.
 
@@ -77,5 +77,5 @@ What to try next:
   jq -r 'select(.reward == 1) | .completion' {output}/round1.scored.jsonl | head     read what it taught itself
   reasonrl sample --model {output}/round1 --k 4 | reasonrl score | jq -c '[.id, .correct, .extracted]'
   K=16 LIMIT=4000 ROUNDS=3 OUT=runs/longer bash recipes/expert_iteration.sh           more samples, more rounds
-  TASK=gsm8k MODEL=./smollm2 bash recipes/expert_iteration.sh                         real problems, a real model
+  TASK=gsm8k BASE=./smollm2 bash recipes/expert_iteration.sh                          real problems, a real model
 """
