@@ -91,6 +91,18 @@ def test_every_help_explains_every_option_and_has_examples(sh, stage):
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_list_of_stages_is_not_cut_off(sh):
+    text = sh("reasonrl --help", COLUMNS="80", TERMINAL_WIDTH="80").out.decode()
+    for stage in cli.STAGES:
+        assert re.search(rf"^  {stage} +[A-Z].*\.$", text, re.M) and "..." not in text, text
+
+
+@pytest.mark.parametrize("stage", cli.STAGES)
+def test_values_have_names_that_a_person_would_use(sh, stage):
+    text = sh(f"reasonrl {stage} --help").out.decode().split("Options:")[1]
+    assert not re.search(r"^  -.*<(int|float|str|list)|(INTEGER|FLOAT|TEXT) (RANGE|\.\.\.)", text, re.M), text
+
+
 def test_every_example_in_a_help_parses():
     """Each `reasonrl …` in the examples is a command line that its stage accepts, as far as flags go."""
     app = cli.typer.main.get_command(cli.app)

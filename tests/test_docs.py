@@ -153,6 +153,7 @@ def commands(text):
         lines = "".join(block).replace("\\\n", " ")
         for stage, rest in re.findall(r"reasonrl (\w+)((?: +(?:'[^']*'|[^|&)>\n'#`])+)*)", lines):
             if stage in cli.STAGES:
+                rest = re.sub(r"\$\{?\w+\}?", "1", rest)
                 script = f"for word in {rest}; do printf '%s\\0' \"$word\"; done"
                 words = subprocess.run(["bash", "-fc", script], capture_output=True, text=True, check=True).stdout
                 yield stage, words.split("\0")[:-1]

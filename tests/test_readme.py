@@ -1,5 +1,6 @@
 """What the README promises to run, runs."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -19,10 +20,10 @@ def marked(name):
     return block[1].strip().splitlines()
 
 
-def console(name):
-    """The (command, shown output) pairs of the console block under `<!-- name -->` in the README."""
-    block = re.search(rf"<!-- {name} -->\n```console\n(.*?)```", README, re.S)[1]
-    for entry in block.removeprefix("$ ").split("\n$ "):
+def console(text):
+    """The (command, shown output) pairs of the console blocks of a page."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S)
+    for entry in itertools.chain(*(block.removeprefix("$ ").split("\n$ ") for block in blocks)):
         command, shown = re.fullmatch(r"([^\n]*(?:\n> [^\n]*)*)\n?(.*)", entry, re.S).groups()
         yield command.replace("\n> ", "\n"), shown.strip()
 
@@ -68,15 +69,16 @@ def test_a_shown_line_may_be_off_by_little_and_in_numbers_only():
 
 
 def test_console_blocks_are_read_as_commands_and_output():
-    pairs = list(console("pipeline"))
+    pairs = list(console(README))
     assert len(pairs) == 7 and all(command.startswith(("reasonrl ", "head ", "for ")) for command, _ in pairs)
     assert pairs[1][1] == "" and pairs[5] == ("reasonrl sft kept.jsonl -o policy", "policy")
     assert pairs[6][0].splitlines()[-1] == "done" and len(pairs[6][1].splitlines()) == 2
 
 
 @pytest.mark.slow
-def test_the_pipeline_prints_what_is_shown(tmp_path):
-    for command, shown in console("pipeline"):
+@pytest.mark.parametrize("page", ["README.md", "docs/pipeline.md"])
+def test_the_pipeline_prints_what_is_shown(tmp_path, page):
+    for command, shown in console((ROOT / page).read_text()):
         done = shell(command, cwd=tmp_path)
         assert done.returncode == 0, (command, done.stderr)
         printed = (done.stdout or done.stderr).strip() if shown else ""
