@@ -63,8 +63,11 @@ def _root(version: Version = False) -> None:
     pass
 
 
+NAMES = {int: "N", float: "X", str: "TEXT"}  # what a help calls a value that its flag has no name for
+
+
 def _register(name: str, run: Callable[..., None]) -> None:
-    """Adds a stage under its name, with the flags that every stage has. In a help whole numbers are N, others X."""
+    """Adds a stage under its name, with the flags that every stage has."""
 
     def command(**flags) -> None:
         console.set_up(name, flags.pop("quiet"))
@@ -82,7 +85,7 @@ def _register(name: str, run: Callable[..., None]) -> None:
         kind, *options = get_args(parameter.annotation) or [None]
         kinds = {kind, *get_args(kind)}
         for option in options:
-            option.metavar = option.metavar or ("N" if int in kinds else "X" if float in kinds else None)
+            option.metavar = option.metavar or next((name for known, name in NAMES.items() if known in kinds), None)
     command.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])
     command.__doc__ = run.__doc__
     app.command(name)(command)

@@ -16,7 +16,7 @@ Metrics = Annotated[
 ]
 Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Write report.md and the plots here.")]
 XAxis = Annotated[str, typer.Option("--x", metavar="LABEL", help="The label that runs along the plots.")]
-Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="The report's heading.")]
+Title = Annotated[str, typer.Option("--title", help="The report's heading.")]
 
 
 def report(
