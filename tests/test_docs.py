@@ -149,8 +149,8 @@ def test_the_reference_has_every_option(stage):
 
 def commands(text):
     """Every `reasonrl STAGE …` in the code blocks of a page, as words."""
-    for block in re.findall(r"^```(?:sh|console)?\n(.*?)^```$|((?:^    .*\n)+)", text, re.M | re.S):
-        lines = "".join(block).replace("\\\n", " ")
+    for language, fenced, indented in re.findall(r"^```(\w*)\n(.*?)^```$|((?:^    [^\n]*\n)+)", text, re.M | re.S):
+        lines = (fenced + indented).replace("\\\n", " ") if language in ("", "sh", "console") else ""
         for stage, rest in re.findall(r"reasonrl (\w+)((?: +(?:'[^']*'|[^|&)>\n'#`])+)*)", lines):
             if stage in cli.STAGES:
                 rest = re.sub(r"\$\{?\w+\}?", "1", rest)
