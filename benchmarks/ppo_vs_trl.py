@@ -3,13 +3,15 @@
     python benchmarks/ppo_vs_trl.py                                 makes build/venv-trl the first time
     python benchmarks/ppo_vs_trl.py --trl-python /path/to/python    where trl 1.12.0 is installed
 
-TRL 1.12.0 is the last release with PPO (`trl.experimental.ppo`). Four models of the bundled one's size on either side:
-policy, reference, a value model of its own (`--critic separate`) and a reward model (`--reward orm`). Problems of
-`mini`, one rollout each, temperature 1, at most 48 tokens, both ending at EOS; the learning rate is so small that the
+TRL 1.12.0 is the last release with PPO (`trl.experimental.ppo`). It wants four models: policy, reference, a value model
+of its own and a reward model, here all of the bundled model's size. reasonrl runs twice: with its defaults (a head on
+the policy's trunk, the exact reward), and with the same four models (`--critic separate --reward orm`). Problems of
+`mini`, one rollout each, temperature 1, at most 48 tokens, all ending at EOS; the learning rate is so small that the
 lengths stay what they are. An update is 256 rollouts, 4 epochs of 4 minibatches, 16 optimiser steps.
 
-Each side runs in a process of its own, in turns. The first update of a process warms up and is not timed; peak memory
-is the largest resident set that the system saw of the process. TRL computes in batches of --trl-rows rollouts.
+Each runs in a process of its own, in turns. The first update of a process warms up and is not timed; peak memory
+is the largest resident set that the system saw of the process. TRL computes in batches of --trl-rows rollouts. On a
+machine that does other things too, OMP_NUM_THREADS=1 and --clock cpu compare CPU seconds instead.
 """
 
 import argparse
@@ -25,10 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TRL = ["trl==1.12.0", "torch==2.13.0", "transformers>=5.16.1,<5.20", "accelerate", "peft"]
 RATE = 1e-6
+WAYS = {"trl": "", "reasonrl": "", "reasonrl, four models": "--critic separate --reward orm"}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def of_trl(settings: dict) -> None:
-    """TRL's run, in TRL's environment: prints the time at the end of every update, and the tokens of the rollouts."""
+    """TRL's run, in TRL's environment: prints the clock at the end of every update, and the tokens of a rollout."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
@@ -42,7 +46,7 @@ def of_trl(settings: dict) -> None:
 
     class Timed(TrainerCallback):
         def on_step_end(self, *given, **named):
-            ends.append(time.perf_counter())
+            ends.append(CLOCKS[settings["clock"]]())
 
     truncate = ppo_trainer.truncate_response
 
@@ -71,6 +75,31 @@ def of_trl(settings: dict) -> None:
     print(json.dumps({"seconds": ends, "tokens": sum(tokens) / len(ends) / settings["rollouts"]}))
 
 
+def of_reasonrl(settings: dict) -> None:
+    """The same of reasonrl: its command line, run in this process."""
+    from reasonrl import cli
+    from reasonrl.training.loop import Loop
+
+    ends, tokens = [], []
+    log = Loop.log
+
+    def timed(loop, metrics):
+        log(loop, metrics)
+        ends.append(CLOCKS[settings["clock"]]())
+        tokens.append(metrics["completion_length"])
+
+    Loop.log = timed
+    rollouts = settings["rollouts"] * settings["updates"]
+    flags = (
+        f"ppo -q --task mini --limit {rollouts} --k 1 --samples {rollouts} --batch-size {settings['rollouts']} "
+        f"--epochs {settings['epochs']} --minibatches {settings['minibatches']} --max-tokens {settings['max_tokens']} "
+        f"--lr {RATE} --device cpu -o {settings['output']} {WAYS[settings['way']]}"
+    )
+    if cli.run(flags.split()):
+        raise SystemExit(1)
+    print(json.dumps({"seconds": ends, "tokens": statistics.mean(tokens)}))
+
+
 def prompts(count: int) -> list[list[int]]:
     """The ids that `ppo --task mini` reads."""
     from itertools import islice
@@ -85,7 +114,7 @@ def prompts(count: int) -> list[list[int]]:
 
 def measured(command: list[str], directory: str) -> tuple[str, float]:
     """Runs a command. Returns its stdout and its peak resident set in MiB."""
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with open(f"{directory}/said", "w+") as said, open(f"{directory}/complaints", "w+") as complaints:
         process = subprocess.Popen(command, cwd=directory, env=environment, stdout=said, stderr=complaints)
         _, status, usage = os.wait4(process.pid, 0)
@@ -96,27 +125,22 @@ def measured(command: list[str], directory: str) -> tuple[str, float]:
         return said.read(), usage.ru_maxrss / 1024
 
 
-def reasonrl(options: argparse.Namespace, directory: str) -> dict:
-    command = (
-        f"{sys.executable} -m reasonrl ppo -q --task mini --limit {options.rollouts * options.updates} --k 1 --force "
-        f"--samples {options.rollouts * options.updates} --batch-size {options.rollouts} --epochs {options.epochs} "
-        f"--minibatches {options.minibatches} --max-tokens {options.max_tokens} --lr {RATE} --critic {options.critic} "
-        f"--reward {options.reward} --device cpu -o ours"
-    )
-    _, peak = measured(command.split(), directory)
-    log = [json.loads(line) for line in Path(directory, "ours", "metrics.jsonl").read_text().splitlines()]
-    tokens = statistics.mean(line["completion_length"] for line in log)
-    return {"seconds": [line["seconds"] for line in log], "tokens": tokens, "peak": peak}
-
-
-def trl(options: argparse.Namespace, directory: str) -> dict:
+def run(name: str, options: argparse.Namespace) -> dict:
+    """One run of one of WAYS: the clock at the end of every update, tokens a rollout, peak memory."""
     from reasonrl.models.policy import BUNDLED
 
-    settings = vars(options) | {"model": BUNDLED["tiny"], "output": f"{directory}/trl"}
-    settings["prompts"] = prompts(options.rollouts * options.updates)
-    Path(directory, "settings.json").write_text(json.dumps(settings, default=str))
-    said, peak = measured([options.trl_python, str(Path(__file__).resolve()), "--as-trl", "settings.json"], directory)
-    return json.loads(said.splitlines()[-1]) | {"peak": peak}
+    with tempfile.TemporaryDirectory() as directory:
+        settings = vars(options) | {"way": name, "model": BUNDLED["tiny"], "output": f"{directory}/trained"}
+        settings["prompts"] = prompts(options.rollouts * options.updates)
+        Path(directory, "settings.json").write_text(json.dumps(settings))
+        python = options.trl_python if name == "trl" else sys.executable
+        command = [*options.under.split(), python, str(Path(__file__).resolve()), "--child", "settings.json"]
+        said, peak = measured(command, directory)
+    found = json.loads(said.splitlines()[-1]) | {"peak": peak}
+    first, *_, last = found["seconds"]
+    found["rate"] = options.rollouts * (options.updates - 1) / (last - first)
+    print(f"{name}: {found['rate']:.1f} rollouts/s, {peak:.0f} MiB", file=sys.stderr)
+    return found
 
 
 def environment() -> str:
@@ -137,45 +161,46 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minibatches", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=4)
-    parser.add_argument("--critic", default="separate", choices=["separate", "shared"])
-    parser.add_argument("--reward", default="orm", choices=["orm", "exact"])
+    parser.add_argument("--updates", type=int, default=3, help="of which the first is not timed")
     parser.add_argument("--trl-rows", type=int, default=64, help="TRL's local_rollout_forward_batch_size")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--require", type=float, default=2.0, help="exit 1 below this ratio, or with more memory")
-    parser.add_argument("--as-trl", help=argparse.SUPPRESS)
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
+    parser.add_argument("--under", default="", metavar="CMD", help="what each process is run by, such as taskset -c 0")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.as_trl:
-        return of_trl(json.loads(Path(options.as_trl).read_text()))
+    if options.child:
+        settings = json.loads(Path(options.child).read_text())
+        return of_trl(settings) if settings["way"] == "trl" else of_reasonrl(settings)
 
     options.trl_python = options.trl_python or environment()
-    rates: dict[str, list[float]] = {"TRL": [], "reasonrl": []}
-    peaks: dict[str, list[float]] = {"TRL": [], "reasonrl": []}
-    tokens: dict[str, float] = {}
+    found: dict[str, list[dict]] = {name: [] for name in WAYS}
     for _ in range(options.turns):
-        for name, run in (("TRL", trl), ("reasonrl", reasonrl)):
-            with tempfile.TemporaryDirectory() as directory:
-                found = run(options, directory)
-            first, *_, last = found["seconds"]
-            rates[name].append(options.rollouts * (options.updates - 1) / (last - first))
-            peaks[name].append(found["peak"])
-            tokens[name] = found["tokens"]
+        for name, of_name in found.items():
+            of_name.append(run(name, options))
     print(
         f"{options.rollouts} rollouts an update, at most {options.max_tokens} tokens, {options.epochs} epochs, "
-        f"{options.minibatches} minibatches, critic {options.critic}, reward {options.reward}, "
-        f"{os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads, {options.turns} turns\n"
+        f"{options.minibatches} minibatches, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads, "
+        f"{options.turns} turns\n"
     )
-    print("| trainer | rollouts/s (median) | lowest | highest | tokens a rollout | peak memory (median), MiB |")
+    unit = "s" if options.clock == "wall" else "CPU second"
+    print(f"| trainer | rollouts/{unit} (median) | lowest | highest | tokens a rollout | peak memory (median), MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, of_name in rates.items():
-        print(
-            f"| {name} | {statistics.median(of_name):.1f} | {min(of_name):.1f} | {max(of_name):.1f} | "
-            f"{tokens[name]:.1f} | {statistics.median(peaks[name]):.0f} |"
-        )
-    ratio = statistics.median(rates["reasonrl"]) / statistics.median(rates["TRL"])
-    memory = statistics.median(peaks["reasonrl"]) / statistics.median(peaks["TRL"])
-    print(f"\nratio {ratio:.2f}, required {options.require}; memory {memory:.2f}, at most 1")
-    raise SystemExit(ratio < options.require or memory > 1)
+    middle = {}
+    for name, of_name in found.items():
+        rates = [one["rate"] for one in of_name]
+        tokens = statistics.mean(one["tokens"] for one in of_name)
+        middle[name] = statistics.median(rates), statistics.median(one["peak"] for one in of_name)
+        speed, peak = middle[name]
+        print(f"| {name} | {speed:.1f} | {min(rates):.1f} | {max(rates):.1f} | {tokens:.1f} | {peak:.0f} |")
+    print()
+    missed = False
+    for name in list(WAYS)[1:]:
+        ratio, memory = (ours / theirs for ours, theirs in zip(middle[name], middle["trl"], strict=True))
+        print(f"{name}: {ratio:.2f} times as fast, memory {memory:.2f}")
+        missed |= memory > 1 or (name == "reasonrl" and ratio < options.require)
+    print(f"required: reasonrl {options.require} times, memory of both at most 1")
+    raise SystemExit(missed)
 
 
 if __name__ == "__main__":
