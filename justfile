@@ -42,6 +42,7 @@ bench:
     {{python}} benchmarks/jsonl_throughput.py
     {{python}} benchmarks/sampling_throughput.py
     {{python}} benchmarks/pipe_cost.py
+    {{python}} benchmarks/ppo_vs_trl.py
 
 # The pages of docs/ as a site, in site/index.html; warnings end it.
 docs *ARGS:
