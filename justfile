@@ -33,6 +33,29 @@ expert-iteration:
 rcrl:
     recipes/rcrl_seeds.sh
 
+# The paper's tables and figures: presets are in recipes/presets/, everything goes to runs/PRESET/ (docs/tables.md).
+PRESET := env("PRESET", "tiny")
+SEEDS := env("SEEDS", "0")
+
+table1: (_paper "table1")
+table2: (_paper "table2")
+table3: (_paper "table3")
+figure-samples: (_paper "figure_samples")
+figure-sft: (_paper "figure_sft")
+figure-diversity: (_paper "figure_diversity")
+figure-model-size: (_paper "figure_model_size")
+
+_paper NAME:
+    PRESET={{PRESET}} SEEDS="{{SEEDS}}" recipes/{{NAME}}.sh
+
+# What every command of a table or figure would cost: just PRESET=llama2-7b plan table1
+plan NAME *FLAGS:
+    PLAN=1 PRESET={{PRESET}} SEEDS="{{SEEDS}}" recipes/{{replace(NAME, "-", "_")}}.sh {{FLAGS}}
+
+# How far the plan of a finished table is from what was measured.
+plan-check NAME *FLAGS:
+    PRESET={{PRESET}} SEEDS="{{SEEDS}}" {{python}} benchmarks/plan_check.py recipes/{{replace(NAME, "-", "_")}}.sh {{FLAGS}}
+
 # Rebuild the bundled model, and check that it is the one in the package.
 tiny:
     recipes/tiny.sh build/tiny

@@ -15,7 +15,7 @@ import typer
 
 from reasonrl import __version__, console, jsonl, provenance
 from reasonrl.errors import AlreadyDone, ReasonRLError
-from reasonrl.stages import data, demo, eval, filter, orm, ppo, rcrl, report, sample, score, sft
+from reasonrl.stages import data, demo, eval, filter, orm, plan, ppo, rcrl, report, sample, score, sft
 
 # Typer carries its own copy of click; this is the class that all its usage errors derive from.
 ClickException = typer.BadParameter.__mro__[2]
@@ -31,6 +31,7 @@ STAGES = {
     "rcrl": rcrl.rcrl,
     "eval": eval.eval_,
     "report": report.report,
+    "plan": plan.plan,
     "demo": demo.demo,
 }
 
@@ -72,7 +73,7 @@ def _register(name: str, run: Callable[..., None]) -> None:
     def command(**flags) -> None:
         console.set_up(name, flags.pop("quiet"))
         flags.pop("debug"), flags.pop("version")
-        provenance.begin(name, flags)
+        provenance.begin(name, {flag: value for flag, value in flags.items() if flag != "context"})
         run(**flags)
 
     shared = {"quiet": Quiet, "debug": Debug, "version": Version}

@@ -54,6 +54,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         Console(stderr=True).print(drawn)
 
 
+def lines(rows: Sequence[tuple[Sequence[str], str]]) -> None:
+    """Columns of numbers, and text behind them that may be as long as it likes."""
+    if _quiet:
+        return
+    widths = [max(map(len, column)) for column in zip(*(numbers for numbers, _ in rows), strict=True)]
+    with suppress(OSError):
+        for numbers, text in rows:
+            cells = (f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
+            print("  ".join([*cells, text]), file=sys.stderr)
+
+
 @contextmanager
 def progress(description: str, total: float | None = None):
     """Yields `advance(done, note)`: a bar when stderr is a terminal, nothing at all otherwise."""

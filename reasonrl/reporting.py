@@ -73,11 +73,10 @@ def _values(group: list[Record]) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path]) -> str:
-    """The report's text: heading, table, how to read it, plots."""
+def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path], chosen: Sequence[str] = ()) -> str:
+    """The report's text: heading, table, how to read it, plots. chosen: the only metrics with a column, in order."""
     labels = list(dict.fromkeys(name for row in rows for name in row.labels))
-    metrics = sorted(dict.fromkeys(name for row in rows for name in row.values if "@" in name), key=_metric_order)
-    metrics = _worth_a_column(metrics) + [name for name in NUMBERS if any(name in row.values for row in rows)]
+    metrics = chosen or [*_main_metrics(rows), *(name for name in NUMBERS if any(name in row.values for row in rows))]
     seeds = ["seeds"] if any(row.seeds > 1 for row in rows) else []
     header = [*map(_text, labels), *seeds, *(name.replace("_", " ") for name in metrics)]
     lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -103,10 +102,10 @@ def _metric_order(name: str) -> tuple[int, int]:
     return ("maj", "rerank", "pass").index(kind) if kind in ("maj", "rerank", "pass") else 9, int(k)
 
 
-def _worth_a_column(metrics: list[str]) -> list[str]:
-    """The table shows k = 1 and the largest k of each kind; the records and the plots have them all."""
+def _main_metrics(rows: Sequence[Row]) -> list[str]:
+    """k = 1 and the largest k of each kind; the records have them all."""
     by_kind: dict[str, list[str]] = {}
-    for name in metrics:
+    for name in sorted({name for row in rows for name in row.values if "@" in name}, key=_metric_order):
         by_kind.setdefault(name.partition("@")[0], []).append(name)
     return [
         name
@@ -122,12 +121,18 @@ def _cell(value: tuple[float, float, float] | None) -> str:
     return f"{mean:.3f}" if low == high else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def plot(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
-    """A plot of the main metrics along the label `x`, and one of pass@k against k. Returns the files."""
+def plot(rows: Sequence[Row], x: str, directory: Path, chosen: Sequence[str] = ()) -> list[Path]:
+    """A plot of the chosen metrics (else the main ones) along the label `x`, or of every row where no row has a number
+    there; and, unless some were chosen, one of pass@k against k. Returns the files."""
     import matplotlib
 
     matplotlib.use("Agg")
-    return [*_plot_along(rows, x, directory), *_plot_pass(rows, x, directory)]
+    metrics = [name for name in chosen or _main_metrics(rows) if any(name in row.values for row in rows)]
+    if not metrics:
+        return []
+    series = _series(rows, x)
+    first = _plot_along(series, x, metrics, directory) if series else _plot_rows(rows, metrics, directory)
+    return [first] if chosen else [first, *_plot_pass(rows, x, directory)]
 
 
 def _series(rows: Sequence[Row], x: str) -> dict[str, list[Row]]:
@@ -140,12 +145,7 @@ def _series(rows: Sequence[Row], x: str) -> dict[str, list[Row]]:
     return {name: sorted(group, key=lambda row: row.labels[x]) for name, group in found.items()}
 
 
-def _plot_along(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
-    series = _series(rows, x)
-    metrics = sorted({m for row in rows for m in row.values if "@" in m}, key=_metric_order)
-    metrics = _worth_a_column(metrics)
-    if not series or not metrics:
-        return []
+def _plot_along(series: dict[str, list[Row]], x: str, metrics: Sequence[str], directory: Path) -> Path:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics), 3.2), squeeze=False)
@@ -156,14 +156,34 @@ def _plot_along(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
                 at, value, low, high = zip(*points, strict=True)
                 axis.plot(at, value, marker="o", color=colour, label=name or None)
                 axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(metric)
+        axis.set_title(metric.replace("_", " "))
         axis.set_xlabel(x)
         axis.grid(alpha=0.3)
         if all(isinstance(row.labels[x], int) for group in series.values() for row in group):
             axis.xaxis.get_major_locator().set_params(integer=True)
     if any(series):
         axes[0][0].legend(frameon=False, fontsize=8)
-    return [_save(figure, directory / f"by-{x}.png")]
+    return _save(figure, directory / f"by-{x}.png")
+
+
+def _plot_rows(rows: Sequence[Row], metrics: Sequence[str], directory: Path) -> Path:
+    """A value and its interval for each row, the rows from top to bottom as in the table."""
+    import matplotlib.pyplot as plt
+
+    names = [" ".join(map(str, row.labels.values())) for row in rows]
+    size = (2.4 * len(metrics) + 1.2, 0.32 * len(rows) + 1)
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for place, row in enumerate(rows):
+            if metric in row.values:
+                value, low, high = row.values[metric]
+                axis.hlines(place, low, high, color=COLOURS[0], linewidth=2)
+                axis.plot(value, place, marker="o", color=COLOURS[0])
+        axis.set_title(metric.replace("_", " "))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_yticks(range(len(rows)), names)
+    axes[0][0].invert_yaxis()
+    return _save(figure, directory / "rows.png")
 
 
 def _plot_pass(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:

@@ -1,33 +1,36 @@
 #!/usr/bin/env bash
 # Metrics of a policy: greedy on many test questions, and EVAL_K samples on fewer. Used by the recipes beside it.
 #
-#   recipes/evaluate.sh MODEL PREFIX LABEL=VALUE...    writes PREFIX.*.jsonl, the record of metrics in PREFIX.metrics.jsonl
+#   recipes/evaluate.sh MODEL PREFIX LABEL=VALUE...    writes PREFIX.*.jsonl; the samples stay for other labels
 set -euo pipefail
 
-: "${TASK:=mini}" "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}"
+: "${TASK:=mini}" "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}" "${PLAN:=}"
 : "${EVAL_LIMIT:=1000}"             # test questions answered greedily
 : "${EVAL_PASS_LIMIT:=300}"         # test questions sampled EVAL_K times; 0: none
 : "${EVAL_K:=32}"
 : "${EVAL_TEMPERATURE:=1}"
-: "${EVAL_REWARD:=exact}"           # orm: with rerank@k
-: "${EVAL_SAMPLE:=}"                # more flags for sample
+: "${EVAL_REWARD:=exact}"           # orm: of those EVAL_K samples, for rerank@k (a verifier, $REASONRL_ORM or the bundled one)
+: "${FLAGS:=}"                      # more flags for sample
 
 model=$1 at=$2
 shift 2
+: "${METRICS:=$at.metrics.jsonl}"   # the record of metrics
 
-run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
+run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
-sample() { # PART FLAGS...: samples of the test split in PREFIX.PART.jsonl, scored in PREFIX.PART.scored.jsonl
+sample() { # PART REWARD FLAGS...: samples of the test split in PREFIX.PART.jsonl, scored in PREFIX.PART.scored.jsonl
+  local scored=$at.$1.scored.jsonl
+  [ "$2" = exact ] || scored=$at.$1.scored-$2.jsonl
   # shellcheck disable=SC2086
-  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:2}" $EVAL_SAMPLE \
-    --resume -o "$at.$1.jsonl"
-  run score "$at.$1.jsonl" --reward "$EVAL_REWARD" -q --resume -o "$at.$1.scored.jsonl"
+  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:3}" $FLAGS --resume \
+    -o "$at.$1.jsonl"
+  run score "$at.$1.jsonl" -q $([ "$2" = exact ] || echo --reward "$2") --resume -o "$scored"
+  parts+=("$scored")
 }
 
-sample greedy --limit "$EVAL_LIMIT" --temperature 0
-parts=("$at.greedy.scored.jsonl")
+parts=()
+sample greedy exact --limit "$EVAL_LIMIT" --temperature 0
 if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
-  sample test --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE"
-  parts+=("$at.test.scored.jsonl")
+  sample test "$EVAL_REWARD" --limit "$EVAL_PASS_LIMIT" --k "$EVAL_K" --temperature "$EVAL_TEMPERATURE"
 fi
-run eval "${parts[@]}" --resume "${@/#/--set=}" -o "$at.metrics.jsonl"
+run eval "${parts[@]}" --resume "${@/#/--set=}" -o "$METRICS"

@@ -22,36 +22,41 @@ set -euo pipefail
 : "${MIN_REWARD:=$([ "$REWARD" = exact ] && echo 1 || echo 0.5)}"
 : "${PER_QUESTION:=4}"              # different solutions kept of a question, so that easy ones do not drown hard ones
 : "${EXTRA:=}"                      # a file of more records to train on, reference solutions say
+: "${FIRST:=}"                      # more flags for the sampling of round 1, such as --shots 4
 : "${SFT:=}"                        # more flags for sft
+: "${EVAL:=1}"                      # 0: train only, no evaluation and no report
 : "${SEED:=0}"                       # of sampling and of training
-: "${REASONRL:=reasonrl}"
+: "${REASONRL:=reasonrl}" "${PLAN:=}"
 export TASK MAX_TOKENS SEED REASONRL # and what evaluate.sh beside this reads: EVAL_LIMIT, EVAL_PASS_LIMIT, EVAL_K
 
 ALGORITHM=ei$([ "$REWARD" = exact ] || echo "-$REWARD")
 
-run() { echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
+run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
 sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --seed "$SEED" --resume "$@"; }
 
 evaluate() { # MODEL ROUND
+  [ "$EVAL" = 1 ] || return 0
   "$(dirname "$0")/evaluate.sh" "$1" "$OUT/round$2" algorithm="$ALGORITHM" seed="$SEED" round="$2"
 }
 
-mkdir -p "$OUT"
+[ "$PLAN" ] || mkdir -p "$OUT"
 evaluate "$START" 0
 
 policy=$START
 kept=()
+flags=$FIRST
 for round in $(seq "$ROUNDS"); do
   at="$OUT/round$round"
-  sample --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" -o "$at.samples.jsonl"
+  # shellcheck disable=SC2086
+  sample --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" $flags -o "$at.samples.jsonl"
   run score "$at.samples.jsonl" --reward "$REWARD" --resume -o "$at.scored.jsonl"
   run filter "$at.scored.jsonl" "${kept[@]}" --min-reward "$MIN_REWARD" --dedup equations \
     --per-question "$PER_QUESTION" --resume -o "$at.kept.jsonl"
   # shellcheck disable=SC2086
-  policy=$(run sft "$at.kept.jsonl" ${EXTRA:+"$EXTRA"} --model "$BASE" --seed "$SEED" $SFT --resume -o "$at")
-  kept=("$at.kept.jsonl")
+  run sft "$at.kept.jsonl" ${EXTRA:+"$EXTRA"} --model "$BASE" --seed "$SEED" $SFT --resume -o "$at"
+  policy=$at kept=("$at.kept.jsonl") flags=
   evaluate "$policy" "$round"
 done
 
-run report "$OUT"/round*.metrics.jsonl --title "Expert Iteration on $TASK" --force -o "$OUT/report"
+[ "$EVAL" = 0 ] || run report "$OUT"/round*.metrics.jsonl --title "Expert Iteration on $TASK" --force -o "$OUT/report"

@@ -18,21 +18,23 @@ set -euo pipefail
 : "${KEEP:=16}"                     # updates between the checkpoints that are evaluated
 : "${PPO:=}"                        # more flags for ppo
 : "${NAME:=ppo}"                    # label of the results
-: "${EVAL_BASE:=1}"                 # 0: do not evaluate the base
+: "${EVAL:=1}"                      # 0: train only, no evaluation and no report
+: "${EVAL_BASE:=$EVAL}"             # 0: do not evaluate the base
 : "${EVAL_K:=96}"                   # samples a question, of the base and of the last checkpoint
-: "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}"
+: "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}" "${PLAN:=}"
 export TASK MAX_TOKENS SEED REASONRL
 
 evaluate() { # MODEL SAMPLES K
   EVAL_K=$3 "$(dirname "$0")/evaluate.sh" "$1" "$OUT/at$2" algorithm="$NAME" seed="$SEED" rollouts="$2"
 }
 
-mkdir -p "$OUT"
+[ "$PLAN" ] || mkdir -p "$OUT"
 [ "$EVAL_BASE" = 0 ] || evaluate "$BASE" 0 "$EVAL_K"
 
 # shellcheck disable=SC2086
 $REASONRL ppo --task "$TASK" --model "$BASE" $(printf -- '--reward %s ' $REWARD) --samples "$SAMPLES" \
   --batch-size "$BATCH" --max-tokens "$MAX_TOKENS" --keep-every "$KEEP" --seed "$SEED" $PPO --resume -o "$OUT/policy"
+[ "$EVAL" = 1 ] || exit 0
 for update in $(seq "$KEEP" "$KEEP" $((SAMPLES / BATCH - 1))); do
   evaluate "$OUT/policy-$update" $((update * BATCH)) 8
 done

@@ -54,13 +54,13 @@ def build_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """About 0.7 million random parameters, in a shape that every Llama engine loads."""
+def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, seed: int) -> LlamaForCausalLM:
+    """About 0.7 million random parameters where hidden is 128, in a shape that every Llama engine loads."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=320,
+        hidden_size=hidden,
+        intermediate_size=hidden * 5 // 2,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=80_000, help="Records in pretrain.jsonl.")
     parser.add_argument("--slip", type=float, default=0.45, help="Probability that a step picks a wrong operation.")
     parser.add_argument("--vocabulary", type=int, default=2304, help="Most tokens the tokenizer may have.")
+    parser.add_argument("--hidden", type=int, default=128, help="Width of the model, a multiple of 8.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the weights and of the slips.")
     args = parser.parse_args()
 
@@ -95,7 +96,7 @@ def main() -> None:
     texts = [f"Question: {record['question']}\nAnswer:\n{record['reference']}" for record in records]
     tokenizer = build_tokenizer(texts, args.vocabulary)
     tokenizer.save_pretrained(args.out / "model")
-    build_model(tokenizer, args.seed).save_pretrained(args.out / "model")
+    build_model(tokenizer, args.hidden, args.seed).save_pretrained(args.out / "model")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ Metrics = Annotated[
 ]
 Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Write report.md and the plots here.")]
 XAxis = Annotated[str, typer.Option("--x", metavar="LABEL", help="The label that runs along the plots.")]
+Metric = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME", show_default="k = 1, the largest k, and the counts",
+                 help="Only this metric, such as maj@1 or unique_solutions, in table and plots; may be repeated."),
+]  # fmt: skip
 Title = Annotated[str, typer.Option("--title", help="The report's heading.")]
 
 
@@ -23,6 +28,7 @@ def report(
     metrics: Metrics = None,
     output: Directory = "report",
     x: XAxis = "round",
+    metric: Metric = None,
     title: Title = "Results",
     force: flags.Force = False,
     resume: flags.Resume = False,
@@ -30,12 +36,14 @@ def report(
     """Turn metrics records into a table and plots; print the paths.
 
     Records that differ only in the label `seed` become one row: the mean over seeds with its 95% t-interval. A single
-    record keeps its bootstrap interval over questions.
+    record keeps its bootstrap interval over questions. Where no record has a number in the label of --x, the plot shows
+    the rows one below the other.
 
     \b
     Examples:
       reasonrl report runs/ei/round*.metrics.jsonl -o runs/ei/report
       cat runs/*/metrics.jsonl | reasonrl report -o report --title 'Expert Iteration and PPO'
+      reasonrl report runs/*/metrics.jsonl --metric maj@1 --metric pass@96 -o table
     """
     target = Path(output)
     table = target / "report.md"
@@ -58,9 +66,13 @@ def report(
     if not records:
         raise ReasonRLError("no metrics records came in")
     rows = reporting.merge_seeds(records)
+    known = {name for row in rows for name in row.values}
+    for name in metric or []:
+        if name not in known:
+            raise UsageError(f"--metric {name}: no record has it; there are {', '.join(sorted(known))}")
     target.mkdir(parents=True, exist_ok=True)
-    plots = reporting.plot(rows, x, target)
-    jsonl.write_text(table, reporting.markdown(rows, title, plots))
+    plots = reporting.plot(rows, x, target, metric or [])
+    jsonl.write_text(table, reporting.markdown(rows, title, plots, metric or []))
     for path in (table, *plots):
         print(path)
     console.log(f"{len(rows)} rows from {len(records)} records")

@@ -1,0 +1,143 @@
+"""How far a plan is from the run that followed it.
+
+    python benchmarks/plan_check.py recipes/table1.sh          # with the PRESET, RUNS, CELLS, … of the run
+
+Plans the recipe's commands, reads what the finished run left (sidecars, metrics and markers of checkpoints, the seconds
+in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all
+tokens learnt or all seconds are off by more than `--within`, or if a command has left nothing. The last table holds the rates that the constants in
+reasonrl/planning/devices.py were taken from. Seconds count only if nothing else ran on the machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def planned(recipe: str, flags: list[str]) -> list[tuple[str, dict]]:
+    """(mark, record of `reasonrl plan`) of each command of a recipe."""
+    said = subprocess.run([recipe], env=os.environ | {"PLAN": "lines"}, capture_output=True, text=True, check=True)
+    marks, mark = [], ""
+    for line in said.stdout.splitlines():
+        if line.startswith("# "):
+            mark = line[2:]
+        else:
+            marks.append(mark if "reasonrl report" not in line else "report")
+    plan = subprocess.run(
+        [sys.executable, "-m", "reasonrl", "plan", "-q", *flags],
+        input=said.stdout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return list(zip(marks, map(json.loads, plan.stdout.splitlines()), strict=True))
+
+
+def output_of(command: str) -> str:
+    words = command.split()
+    return words[words.index("-o") + 1]
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def measured(record: dict) -> dict[str, float] | None:
+    """What a finished command says of itself: tokens generated and learnt, records, rates by kind; None if nothing."""
+    path, stage = output_of(record["command"]), record["stage"]
+    if os.path.exists(f"{path}.meta.json"):
+        meta = read_json(f"{path}.meta.json")
+        counts = meta["counts"]
+        found = {"generated": counts.get("tokens", 0), "records": counts["records"], "inside": meta["seconds"]}
+        if stage == "sample":
+            heat = meta["arguments"]["temperature"]
+            found["kind"] = {0: "greedy", 1: "generate"}.get(heat, "cooler")
+            found["spent"] = found["generated"] / meta["tokens_per_second"] if meta["tokens_per_second"] else 0
+        if spent := meta.get("seconds_of", {}).get("orm"):
+            found |= {"kind": "read", "spent": spent}
+        return found
+    if not os.path.exists(f"{path}/reasonrl.json"):
+        return None
+    steps = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
+    marker, last = read_json(f"{path}/reasonrl.json"), steps[-1]
+    found = {"learnt": last["seconds"] * last["tokens_per_second"], "inside": last["seconds"]}
+    if stage == "ppo":
+        found |= {"generated": sum(step["tokens"] for step in steps)}
+        for phase in ("rollout", "score", "update"):
+            found[phase] = sum(step["tokens"] / step[f"{phase}_tokens_per_second"] for step in steps)
+    else:
+        found |= {"kind": "verifier" if stage == "orm" else "learn", "spent": last["seconds"]}
+        found["generated"] = marker.get("labelling", {}).get("tokens", 0)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--runs", default=os.environ.get("RUNS") or f"runs/{os.environ.get('PRESET') or 'tiny'}")
+    parser.add_argument("--within", type=float, default=0.25)
+    parser.add_argument("flags", nargs="*", help="Flags for `reasonrl plan`, behind --.")
+    options = parser.parse_args()
+
+    took: Counter[str] = Counter()
+    for line in Path(options.runs, "seconds.tsv").read_text().splitlines():
+        mark, _, seconds = line.partition("\t")
+        took[mark] += float(seconds)
+    plans, found, missing = Counter(), Counter(), []
+    by_mark: dict[str, float] = defaultdict(float)
+    by_stage: dict[str, Counter] = defaultdict(Counter)
+    rates: dict[str, Counter] = defaultdict(Counter)
+    for mark, record in planned(options.recipe, options.flags):
+        if record["stage"] == "report":
+            continue
+        by_mark[mark] += record["seconds"]
+        said = measured(record)
+        if said is None:
+            missing.append(record["command"])
+            continue
+        stage = by_stage[record["stage"]]
+        for name in ("generated", "learnt"):
+            plans[name] += record["tokens"][name]
+            found[name] += said.get(name, 0)
+            stage[f"plan {name}"] += record["tokens"][name]
+            stage[name] += said.get(name, 0)
+        stage["plan records"] += record["records"]
+        stage["records"] += said.get("records", record["records"])
+        stage["plan seconds"] += record["seconds"]
+        stage["inside"] += said["inside"]
+        if said.get("spent"):
+            tokens = record["tokens"]["read"] if said["kind"] == "read" else said.get("learnt") or said["generated"]
+            rates[said["kind"]].update(tokens=tokens, seconds=said["spent"])
+        for phase in ("rollout", "score", "update"):
+            if phase in said:
+                rates[phase].update(tokens=said["generated"], seconds=said[phase])
+    plans["seconds"], found["seconds"] = sum(by_mark.values()), sum(took[mark] for mark in by_mark)
+
+    def row(name: str, plan: float, real: float) -> bool:
+        off = plan / real - 1 if real else 0.0
+        print(f"| {name} | {plan:,.0f} | {real:,.0f} | {off:+.0%} |")
+        return abs(off) <= options.within
+
+    head = lambda first: print(f"\n| {first} | planned | measured | off |\n| --- | --- | --- | --- |")
+    head("stage")
+    for stage, sums in by_stage.items():
+        for name in ("generated", "learnt", "records"):
+            if sums[name]:
+                row(f"{stage}, {'tokens ' if name != 'records' else ''}{name}", sums[f"plan {name}"], sums[name])
+    head("seconds of")
+    for mark, seconds in by_mark.items():
+        row(mark, seconds, took[mark])
+    head("in all")
+    good = [row(name, plans[name], found[name]) for name in ("generated", "learnt", "seconds")]
+    print("\n| rate | tokens | seconds | tokens/s |\n| --- | --- | --- | --- |")
+    for kind, sums in rates.items():
+        print(f"| {kind} | {sums['tokens']:,.0f} | {sums['seconds']:.1f} | {sums['tokens'] / sums['seconds']:,.0f} |")
+    for command in missing:
+        print(f"nothing left of: {command}", file=sys.stderr)
+    sys.exit(not all(good) or bool(missing))
+
+
+if __name__ == "__main__":
+    main()

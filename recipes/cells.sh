@@ -1,0 +1,179 @@
+# What the recipes of the tables and figures share: presets, cells that are made once, plans. Sourced, not run.
+#
+#   PRESET=tiny SEEDS="0 1 2" recipes/table1.sh     everything goes to runs/tiny; a second call makes what is missing
+#   PRESET=llama2-7b PLAN=1 recipes/table1.sh       runs nothing, and says what every command would cost
+#
+# Each setting of a preset may be given in the environment instead: LIMIT=100 PPO_SAMPLES=2048 recipes/table1.sh
+set -euo pipefail
+
+here=$(dirname "${BASH_SOURCE[0]}")
+: "${PRESET:=tiny}" "${SEEDS:=0}" "${RUNS:=runs/$PRESET}" "${REASONRL:=reasonrl}" "${PLAN:=}"
+[ -e "$here/presets/$PRESET.sh" ] || {
+  echo "no preset $PRESET; there are: $(basename -s .sh "$here"/presets/*.sh | xargs)" >&2
+  exit 2
+}
+# shellcheck source=/dev/null
+. "$here/presets/$PRESET.sh"
+
+case $PLAN in
+  1) # shellcheck disable=SC2086
+    PLAN=lines "$0" "$@" | $REASONRL plan - --device "$DEVICE" $ASSUME
+    exit ;;
+  lines) REASONRL="$here/say.sh" ;;
+  *) if [ -n "$PREPARE" ]; then "$here/$PREPARE" "$BASE"; fi ;;
+esac
+export REASONRL PLAN
+: "${EVAL_REWARD:=exact}"
+
+run() { [ -n "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
+
+# Making things once. How long each took is added to RUNS/seconds.tsv
+
+once() { # MARK COMMAND…: runs COMMAND, unless the file MARK says that this very command was done
+  local mark=$1 said began=${EPOCHREALTIME/[.,]/}
+  shift
+  if [ -n "$PLAN" ]; then
+    case $planned in *"|$mark|"*) return ;; esac
+    planned+="|$mark|"
+    echo "# $mark"
+    "$@"
+    return
+  fi
+  said=$(printf '%s\n' "${@//"$here/"/}")
+  if [ -e "$mark" ]; then
+    diff <(echo "$said") "$mark" >&2 && return
+    echo "$mark: made with other settings (<: asked for now); remove $(dirname "$mark"), or choose another RUNS" >&2
+    exit 2
+  fi
+  "$@"
+  printf '%s\t%d\n' "$mark" $(((${EPOCHREALTIME/[.,]/} - began) / 1000000)) >> "$RUNS/seconds.tsv"
+  echo "$said" > "$mark.new" && mv "$mark.new" "$mark"
+}
+planned=
+
+make() { # DIR RECIPE VARIABLE=VALUE…: what the recipe beside this trains with these settings, in DIR
+  local dir=$1 recipe=$2
+  shift 2
+  [ -n "$PLAN" ] || mkdir -p "$dir"
+  once "$dir/done" env OUT="$dir" SEED="$seed" TASK="$task" MAX_TOKENS="$MAX_TOKENS" EVAL=0 "$@" "$here/$recipe"
+}
+
+# Where cells start from. They set: task; at, the directory of this task, start and seed; start, the first policy; extra,
+# records that Expert Iteration trains on besides its own; k, its samples a question; first, how the start is prompted
+
+begin() { # TASK START
+  task=$1 at=$RUNS/$1-$2/seed$seed first=
+  [ -n "$PLAN" ] || mkdir -p "$at"
+}
+
+from_sft() { # TASK: SFT_EPOCHS epochs on the references
+  begin "$1" sft
+  supervised "$SFT_EPOCHS"
+  start=$policy extra=$at/references.jsonl k=$K_SFT orm=$ORM_SFT
+}
+
+from_pretrained() { # TASK: the base, with SHOTS worked examples before the question
+  begin "$1" pretrained
+  start=$BASE extra='' k=$K_PRETRAINED orm=$ORM_PRETRAINED
+  [ "$SHOTS" = 0 ] || exemplars
+}
+
+exemplars() { # a prompt with SHOTS worked examples, which every stage can use
+  first="--prompt $at/shots.txt"
+  [ -z "$PLAN" ] && [ ! -e "$at/shots.txt" ] || return 0
+  run data "$task" --limit "$SHOTS" | jq -r '"Question: \(.question)\nAnswer:\n\(.reference)\n"' > "$at/shots.txt.new"
+  printf 'Question: {question}\nAnswer:\n' >> "$at/shots.txt.new"
+  mv "$at/shots.txt.new" "$at/shots.txt"
+}
+
+supervised() { # EPOCHS: $at/sftEPOCHS, fine-tuned on REFERENCES worked solutions
+  once "$at/references.done" run data "$task" --limit "$REFERENCES" --resume -o "$at/references.jsonl"
+  # shellcheck disable=SC2086
+  once "$at/sft$1.done" run sft "$at/references.jsonl" --model "$BASE" --epochs "$1" $SFT --seed "$seed" --resume -o "$at/sft$1"
+  policy=$at/sft$1
+}
+
+verifier() { # sets REASONRL_ORM: the one that the preset names, or one that learns from samples of the start
+  export REASONRL_ORM=${orm:-$at/orm}
+  [ -z "$orm" ] || return 0
+  # shellcheck disable=SC2086
+  once "$at/orm.samples.done" run sample --task "$task" --limit "$ORM_LIMIT" --k "$ORM_K" --model "$start" $first \
+    --max-tokens "$MAX_TOKENS" --seed "$seed" --resume -o "$at/orm.samples.jsonl"
+  once "$at/orm.scored.done" run score "$at/orm.samples.jsonl" --resume -o "$at/orm.scored.jsonl"
+  # shellcheck disable=SC2086
+  once "$at/orm.done" run orm "$at/orm.scored.jsonl" --model "$BASE" $ORM --seed "$seed" --resume -o "$at/orm"
+}
+
+# Training. Each sets policy
+
+train() { # CELL: trains what it needs and has not got yet
+  case $1 in
+    start) policy=$start ;;
+    sft*) supervised "${1#sft}" ;;
+    ei | ei-orm) expert_iteration "$1" "$start" "$at/$1" ;;
+    ppo*) proximal "$1" ;;
+    rcrl) return_conditioned ;;
+    *) echo "no cell $1" >&2 && exit 2 ;;
+  esac
+}
+
+expert_iteration() { # ei|ei-orm START DIR: each round fine-tuned from the base
+  local reward=exact
+  if [ "$1" = ei-orm ]; then reward=orm && verifier; fi
+  make "$3" expert_iteration.sh BASE="$BASE" START="$2" EXTRA="$extra" REWARD="$reward" ROUNDS="$ROUNDS" K="$k" LIMIT="$LIMIT" \
+    PER_QUESTION="$PER_QUESTION" FIRST="$first" SFT="$EI_SFT"
+  policy=$3/round$ROUNDS
+}
+
+proximal() { # ppo|ppo-dense|ppo-orm
+  local reward=${1#ppo}
+  reward=${reward#-}
+  [ "$reward" != orm ] || verifier
+  make "$at/$1" ppo.sh BASE="$start" REWARD="${reward:-exact}" SAMPLES="$PPO_SAMPLES" BATCH="$PPO_BATCH" KEEP="$PPO_KEEP" \
+    PPO="--limit $LIMIT $first $PPO"
+  policy=$at/$1/policy
+}
+
+return_conditioned() { # from samples of the last policy of Expert Iteration
+  train ei
+  # shellcheck disable=SC2086
+  once "$at/rcrl.done" run rcrl --task "$task" --limit "$LIMIT" --model "$policy" --base "$BASE" --max-tokens "$MAX_TOKENS" \
+    $RCRL --seed "$seed" --resume -o "$at/rcrl"
+  policy=$at/rcrl
+}
+
+# Evaluation, and what is reported
+
+evaluate() { # POLICY LABEL=VALUE…: its metrics, with these labels, go into the report
+  local samples=$1.eval flags= name record
+  if [ "$1" = "$BASE" ]; then samples=$at/base.eval flags=$first; fi
+  [ "$EVAL_REWARD" = exact ] || verifier
+  name=$(tr -c '[:alnum:]-\n' _ <<< "${*:2}")
+  record=$RUNS/$report/metrics/$task.$name.seed$seed.jsonl
+  [ -n "$PLAN" ] || mkdir -p "$(dirname "$record")"
+  once "${record%.jsonl}.done" env TASK="$task" SEED="$seed" METRICS="$record" FLAGS="$flags" MAX_TOKENS="$MAX_TOKENS" \
+    EVAL_LIMIT="$EVAL_LIMIT" EVAL_PASS_LIMIT="$EVAL_PASS_LIMIT" EVAL_K="$EVAL_K" EVAL_TEMPERATURE="$EVAL_TEMPERATURE" \
+    EVAL_REWARD="$EVAL_REWARD" "$here/evaluate.sh" "$1" "$samples" "${@:2}" seed="$seed"
+  records+=("$record")
+}
+records=()
+report=$(basename "$0" .sh)
+
+cell() { # CELL: a row of a table
+  local title EVAL_REWARD=orm
+  case $1 in
+    start) title=prompted ;;
+    ei-orm) title=ORM-EI ;;
+    ppo) title="PPO sparse" ;;
+    ppo-orm) title="PPO ORM" ;;
+    ppo-*) title="PPO ${1#ppo-}" ;;
+    *) title=${1^^} ;;
+  esac
+  train "$1"
+  evaluate "$policy" cell="$title"
+}
+
+finish() { # TITLE FLAGS…: tables and plots from the records of metrics, and from nothing else
+  run report "${records[@]}" --title "$1, preset $PRESET" "${@:2}" --force -o "$RUNS/$report"
+}
+table=(--metric maj@1 --metric "maj@$EVAL_K" --metric "rerank@$EVAL_K" --metric "pass@$EVAL_K")

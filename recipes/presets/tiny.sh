@@ -1,0 +1,37 @@
+# shellcheck shell=bash disable=SC2034
+# The embedded default on two cores: tables 1 and 2 within 90 minutes each. Sources: measured here unless another is named.
+: "${DEVICE:=cpu2}"                 # what `plan` reckons with
+: "${TASK:=mini}"                   # of tables 1 and 2 and the figures; table 3 is always svamp
+: "${BASE:=tiny}"
+: "${PREPARE:=}"                    # a recipe beside this that makes BASE
+: "${MAX_TOKENS:=128}"              # the longest reference of mini has 74
+: "${SHOTS:=0}"                     # tiny was pretrained on the very prompt
+
+# Supervised fine-tuning: fewer worked solutions than there are questions, else nothing is left for RL to find
+: "${REFERENCES:=500}"
+: "${SFT_EPOCHS:=2}" "${SFT_LONG:=4}" # the paper's SFT2 and SFT4; RL starts from the first
+: "${SFT_SWEEP:=1 2 4 8}"
+: "${SFT:=}"                        # the stage's own preset
+
+# Questions, samples and rounds of RL
+: "${LIMIT:=3000}"
+: "${K_SFT:=4}"                     # the paper's, from an SFT checkpoint
+: "${K_PRETRAINED:=8}"              # the paper's 96 buys nothing here: tiny finds a right solution in 8 for most questions
+: "${ROUNDS:=2}"                    # the paper's peak
+: "${PER_QUESTION:=4}"
+: "${EI_SFT:=}"
+: "${ORM_SFT:=}"                    # made by the recipe, from ORM_LIMIT × ORM_K samples of the SFT start
+: "${ORM_PRETRAINED:=tiny-orm}"     # the bundled one knows tiny's samples
+: "${ORM_LIMIT:=3000}" "${ORM_K:=8}"
+: "${ORM:=--held-out 0.05}"
+: "${PPO_SAMPLES:=36864}" "${PPO_BATCH:=512}" "${PPO_KEEP:=18}" # as in recipes/ppo.sh
+: "${PPO:=}"                        # the stage's own preset
+: "${RCRL:=}"
+
+# Evaluation on the test split
+: "${EVAL_LIMIT:=1000}" "${EVAL_PASS_LIMIT:=300}"
+: "${EVAL_K:=96}" "${EVAL_TEMPERATURE:=0.7}" # the paper's
+
+# Two sizes of the same kind of model, pretrained alike
+: "${MODEL_SIZES:=241984=$RUNS/tiny-small/tiny 672384=tiny}"
+: "${PREPARE_SIZE:=tiny_small.sh}"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Table 1: every algorithm from a supervised start. CELLS="sft2 ei" makes some rows only; see cells.sh for the rest.
+. "$(dirname "$0")/cells.sh"
+
+for seed in $SEEDS; do
+  from_sft "$TASK"
+  for name in ${CELLS:-sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl}; do cell "$name"; done
+done
+finish "Table 1: $TASK from an SFT start" "${table[@]}"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Table 2: every algorithm from the pretrained model. CELLS="start ei" makes some rows only; see cells.sh for the rest.
+. "$(dirname "$0")/cells.sh"
+
+for seed in $SEEDS; do
+  from_pretrained "$TASK"
+  for name in ${CELLS:-start ei ei-orm ppo ppo-dense ppo-orm}; do cell "$name"; done
+done
+finish "Table 2: $TASK from the pretrained model" "${table[@]}"
