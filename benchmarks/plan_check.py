@@ -2,10 +2,10 @@
 
     python benchmarks/plan_check.py recipes/table1.sh          # with the PRESET, RUNS, CELLS, … of the run
 
-Plans the recipe's commands, reads what the finished run left (sidecars, metrics and markers of checkpoints, the seconds
-in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all
-tokens learnt or all seconds are off by more than `--within`, or if a command has left nothing. The last table holds the rates that the constants in
-reasonrl/planning/devices.py were taken from. Seconds count only if nothing else ran on the machine.
+Plans the recipe's commands, reads what the finished run left (sidecars, metrics and markers of checkpoints, the
+seconds in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all tokens learnt or all
+seconds are off by more than `--within`, or if a command has left nothing. The last table holds the rates that the
+constants in reasonrl/planning/devices.py were taken from. Seconds count only if nothing else ran on the machine.
 """
 
 import argparse
@@ -49,6 +49,8 @@ def measured(record: dict) -> dict[str, float] | None:
     path, stage = output_of(record["command"]), record["stage"]
     if os.path.exists(f"{path}.meta.json"):
         meta = read_json(f"{path}.meta.json")
+        if not meta["finished"]:
+            return None
         counts = meta["counts"]
         found = {"generated": counts.get("tokens", 0), "records": counts["records"], "inside": meta["seconds"]}
         if stage == "sample":

@@ -28,7 +28,7 @@ PRESETS = {
     "sft": {"paper": (4, 128), "tiny": (2, 32)},
     "rcrl": {"paper": (4, 128), "tiny": (2, 32)},
     "orm": {"paper": (2, 128), "tiny": (2, 64)},
-    "ppo": {"paper": (100_000, 512, 4, 4), "tiny": (36_864, 512, 4, 2)},
+    "ppo": {"paper": (100_000, 512, 4, 4), "tiny": (24_576, 512, 4, 2)},
 }
 
 
@@ -43,7 +43,7 @@ class Assumptions:
     prefixes: float = 2.5  # rcrl: different prefixes of a solution that are completed
     learnt: float = 0.7  # rcrl: fraction of the solutions that balancing leaves
     exemplars: float = 0  # worked examples in a prompt that is a file
-    padding: float = 1.06  # tokens that training passes through, for each that is not padding
+    padding: float = 1.4  # tokens that training passes through, for each that is not padding
 
     @classmethod
     def parse(cls, pairs: list[str]) -> "Assumptions":
@@ -280,10 +280,9 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
         verifier = world.shape(params["orm"]) if params["orm"] != "tiny-orm" else shape
         read += count * each
         seconds += device.read(verifier, count * each)
-    memory = device.training_memory(shape, lora, params["batch_tokens"] or 2 * _microbatch(device),
-                                    params["gradient_checkpointing"])  # fmt: skip
+    microbatch = params["batch_tokens"] or (1 << 15 if device.is_gpu else 1 << 12)
+    memory = device.training_memory(shape, lora, microbatch, params["gradient_checkpointing"])
     memory += 0 if lora else 4 * shape.parameters  # the reference
-    memory += device.rows(shape, batch, asked.prompt, tokens) * each * shape.kv_bytes(device.itemsize)
     output = params["output"].rstrip("/")
     kept = range(params["keep_every"], updates, params["keep_every"]) if params["keep_every"] else ()
     for name in (output, *(f"{output}-{update}" for update in kept)):

@@ -103,7 +103,8 @@ class Device:
         activations are computed again."""
         if not self.is_gpu:
             rates = self.rates(shape)
-            return tokens / (rates.verifier if verifier else rates.learn) * (4 / 3 if recompute else 1)
+            work = (2 / 3 if lora else 1) * (4 / 3 if recompute else 1)
+            return work * tokens / (rates.verifier if verifier else rates.learn)
         work = (4 if lora else 6) + (2 if recompute else 0)
         return work * shape.parameters * tokens / (self.flops * self.learn_share)
 
@@ -133,7 +134,7 @@ DEVICES = {
         "cpu2", 8e9, 4,
         {
             "tiny": Rates(30_000, 25_000, 30_000, 60_000, 15_000, 15_000, 14_000, 14_000, 8_000, 6.0),
-            "smollm2": Rates(165, 165, 165, 600, 172, 172, 165, 600, 172, 15.0),
+            "smollm2": Rates(165, 165, 165, 345, 115, 115, 165, 170, 115, 15.0),
         },
     ),
     # Data sheets: dense bf16 and memory of the SXM cards. The shares of them are assumptions, not measurements.

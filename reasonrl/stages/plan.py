@@ -61,7 +61,7 @@ def plan(
                     raise type(error)(f"{reader.name}:{reader.line_number}: {error}") from None
                 command = shlex.join(["reasonrl", *words])
                 out.write(_record(command, words[0], cost, world.device))
-                shown.append((_row(cost), command))
+                shown.append((_row(cost, world.device), command))
                 for name in ("samples", "generated", "read", "learnt", "seconds"):
                     setattr(totals, name, getattr(totals, name) + getattr(cost, name))
                 totals.memory = max(totals.memory, cost.memory)
@@ -69,7 +69,7 @@ def plan(
         raise ReasonRLError("no command lines came in")
     unit = "GPU-hours" if world.device.is_gpu else "hours"
     total = f"in all: {totals.seconds / 3600:.2f} {unit} on {world.device.name}"
-    console.lines([(COLUMNS, "command"), *shown, (_row(totals), total)])
+    console.lines([(COLUMNS, "command"), *shown, (_row(totals, world.device), total)])
 
 
 def _words(line: str) -> tuple[dict[str, str], list[str]]:
@@ -109,14 +109,16 @@ def _record(command: str, stage: str, cost: commands.Cost, device: devices.Devic
     return {
         "command": command, "stage": stage, "records": round(cost.records), "samples": round(cost.samples),
         "tokens": {name: round(getattr(cost, name)) for name in ("generated", "read", "learnt")},
-        "memory_gb": round(cost.memory / 1e9, 2), "seconds": round(cost.seconds, 1),
-        "gpu_hours": round(cost.seconds / 3600, 4) if device.is_gpu else 0, "device": device.name,
+        "memory_gb": round(cost.memory / 1e9, 2), "fits": cost.memory <= device.memory,
+        "seconds": round(cost.seconds, 1), "gpu_hours": round(cost.seconds / 3600, 4) if device.is_gpu else 0,
+        "device": device.name,
     }  # fmt: skip
 
 
-def _row(cost: commands.Cost) -> tuple[str, ...]:
+def _row(cost: commands.Cost, device: devices.Device) -> tuple[str, ...]:
     counts = (cost.samples, cost.generated, cost.read, cost.learnt)
-    return (*map(_short, counts), f"{cost.memory / 1e9:.1f}", f"{cost.seconds / 60:.1f}")
+    too_much = "!" if cost.memory > device.memory else ""
+    return (*map(_short, counts), f"{cost.memory / 1e9:.1f}{too_much}", f"{cost.seconds / 60:.1f}")
 
 
 def _short(count: float) -> str:

@@ -30,3 +30,4 @@
 : "${EVAL_TEMPERATURE:=0.7}"        # recalled
 : "${MODEL_SIZES:=6738415616=meta-llama/Llama-2-7b-hf 13015864320=meta-llama/Llama-2-13b-hf}" # paper
 : "${PREPARE_SIZE:=}"
+: "${ASSUME:=--assume keep=0.3 --assume again=0.5 --assume exemplars=$SHOTS}" # for `plan`: guesses

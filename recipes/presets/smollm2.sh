@@ -28,3 +28,4 @@ fi
 : "${EVAL_TEMPERATURE:=0.7}"        # the paper's
 : "${MODEL_SIZES:=672384=tiny 134515008=$BASE}"
 : "${PREPARE_SIZE:=}"
+: "${ASSUME:=--assume keep=0.1 --assume again=0.5 --assume exemplars=$SHOTS --assume start_tokens=107}" # for `plan`

@@ -24,7 +24,7 @@
 : "${ORM_PRETRAINED:=tiny-orm}"     # the bundled one knows tiny's samples
 : "${ORM_LIMIT:=3000}" "${ORM_K:=8}"
 : "${ORM:=--held-out 0.05}"
-: "${PPO_SAMPLES:=36864}" "${PPO_BATCH:=512}" "${PPO_KEEP:=18}" # as in recipes/ppo.sh
+: "${PPO_SAMPLES:=24576}" "${PPO_BATCH:=512}" "${PPO_KEEP:=16}" # as in recipes/ppo.sh
 : "${PPO:=}"                        # the stage's own preset
 : "${RCRL:=}"
 
@@ -35,3 +35,4 @@
 # Two sizes of the same kind of model, pretrained alike
 : "${MODEL_SIZES:=241984=$RUNS/tiny-small/tiny 672384=tiny}"
 : "${PREPARE_SIZE:=tiny_small.sh}"
+: "${ASSUME:=--assume keep=0.36}"    # for `plan` (docs/plan.md): what was measured on this preset
