@@ -124,8 +124,9 @@ def test_flags_of_plan(sh):
 
 
 def test_variables_before_a_command_count(sh):
-    lines = ["reasonrl sample --task gsm8k --model meta-llama/Llama-2-7b-hf -o s", "REASONRL_ORM=meta-llama/Llama-2-7b-hf reasonrl score s --reward orm -o c"]  # fmt: skip
-    assert planned(sh, *lines, flags="--device h100")[1]["memory_gb"] > 13
+    sample = "reasonrl sample --task gsm8k --model meta-llama/Llama-2-7b-hf -o s"
+    score = "REASONRL_ORM=meta-llama/Llama-2-7b-hf reasonrl score s --reward orm -o c"
+    assert planned(sh, sample, score, flags="--device h100")[1]["memory_gb"] > 13
 
 
 def test_a_plan_loads_nothing_heavy(environment, tmp_path):
@@ -207,7 +208,8 @@ def test_problems_are_counted_as_the_tasks_have_them(data):
 
 
 SMALL = {
-    "REFERENCES": "64", "LIMIT": "32", "K_SFT": "2", "ROUNDS": "1", "ORM_LIMIT": "32", "ORM_K": "4", "ORM": "--held-out 0.2",
+    "REFERENCES": "64", "LIMIT": "32", "K_SFT": "2", "ROUNDS": "1", "ORM_LIMIT": "32", "ORM_K": "4",
+    "ORM": "--held-out 0.2",
     "PPO_SAMPLES": "64", "PPO_BATCH": "32", "PPO_KEEP": "1", "EVAL_LIMIT": "16", "EVAL_PASS_LIMIT": "8", "EVAL_K": "4",
 }  # fmt: skip
 
