@@ -203,6 +203,8 @@ def _score(params: Mapping[str, Any], world: World) -> Cost:
 
 
 PER_RECORD = 3e-5  # seconds to read, judge and write a record with its token ids
+TRAINER = 1.5  # seconds to set up and save, beyond the start of a stage that only loads a model
+SORTED = 1.13  # padding where rollouts of similar length share a forward pass, as in PPO
 
 
 def _asks_orm(params: Mapping[str, Any]) -> bool:
@@ -247,7 +249,7 @@ def _trains(
     device, lora, recompute = world.device, params["lora_rank"], params["gradient_checkpointing"]
     learnt = tokens * world.assume.padding
     world.checkpoints[params["output"].rstrip("/")] = replace(shape, trained=True)
-    seconds = device.start(shape) + device.learn(shape, learnt, bool(lora), recompute, verifier)
+    seconds = TRAINER + device.start(shape) + device.learn(shape, learnt, bool(lora), recompute, verifier)
     memory = device.training_memory(shape, lora, params["batch_tokens"] or _microbatch(device), recompute)
     return Cost(examples, learnt=learnt, memory=memory, seconds=seconds)
 
@@ -269,7 +271,7 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
     count = updates * batch
     tokens = world.drawn(asked.task, shape, params["max_tokens"])
     each = asked.prompt + tokens
-    read, learnt = 2 * count * each, count * each * epochs * world.assume.padding
+    read, learnt = 2 * count * each, count * each * epochs * SORTED
     if device.is_gpu:
         seconds = updates * device.generate(shape, batch, asked.prompt, tokens, params["temperature"], vllm=False)
         seconds += device.read(shape, read) + device.learn(shape, learnt, bool(lora), params["gradient_checkpointing"])
@@ -287,7 +289,7 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
     kept = range(params["keep_every"], updates, params["keep_every"]) if params["keep_every"] else ()
     for name in (output, *(f"{output}-{update}" for update in kept)):
         world.checkpoints[name] = replace(shape, trained=True)
-    return Cost(count, count, count * tokens, read, learnt, memory, device.start(shape) + seconds)
+    return Cost(count, count, count * tokens, read, learnt, memory, TRAINER + device.start(shape) + seconds)
 
 
 def _rcrl(params: Mapping[str, Any], world: World) -> Cost:

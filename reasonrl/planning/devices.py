@@ -45,8 +45,8 @@ class Device:
     learn_share: float = 0.35  # assumed: of `flops`, forward and backward
     read_share: float = 0.5  # assumed: of `flops`, forward on long batches
     decode_share: float = 0.6  # assumed: of `bandwidth`, while decoding
-    light: float = 0.5  # seconds of a stage that loads no model
-    plots: float = 3.0  # seconds of a report
+    light: float = 0.7  # seconds of a stage that loads no model
+    plots: float = 4.0  # seconds of a report
 
     @property
     def is_gpu(self) -> bool:
@@ -133,7 +133,7 @@ DEVICES = {
     "cpu2": Device(
         "cpu2", 8e9, 4,
         {
-            "tiny": Rates(30_000, 25_000, 30_000, 60_000, 15_000, 15_000, 14_000, 14_000, 8_000, 6.0),
+            "tiny": Rates(12_100, 10_900, 7_300, 33_900, 14_000, 15_900, 8_100, 6_800, 4_700, 7.5),
             "smollm2": Rates(165, 165, 165, 345, 115, 115, 165, 170, 115, 15.0),
         },
     ),
