@@ -151,7 +151,7 @@ evaluate() { # POLICY LABEL=VALUE…: its metrics, with these labels, go into th
   name=$(tr -c '[:alnum:]-\n' _ <<< "${*:2}")
   record=$RUNS/$report/metrics/$task.$name.seed$seed.jsonl
   [ -n "$PLAN" ] || mkdir -p "$(dirname "$record")"
-  once "${record%.jsonl}.done" env TASK="$task" SEED="$seed" METRICS="$record" FLAGS="$flags" MAX_TOKENS="$MAX_TOKENS" \
+  once "${record%.jsonl}.done" env TASK="$task" SEED="$seed" METRICS="$record" EVAL_SAMPLE="$flags" MAX_TOKENS="$MAX_TOKENS" \
     EVAL_LIMIT="$EVAL_LIMIT" EVAL_PASS_LIMIT="$EVAL_PASS_LIMIT" EVAL_K="$EVAL_K" EVAL_TEMPERATURE="$EVAL_TEMPERATURE" \
     EVAL_REWARD="$EVAL_REWARD" "$here/evaluate.sh" "$1" "$samples" "${@:2}" seed="$seed"
   records+=("$record")

@@ -10,7 +10,7 @@ set -euo pipefail
 : "${EVAL_K:=32}"
 : "${EVAL_TEMPERATURE:=1}"
 : "${EVAL_REWARD:=exact}"           # orm: of those EVAL_K samples, for rerank@k (a verifier, $REASONRL_ORM or the bundled one)
-: "${FLAGS:=}"                      # more flags for sample
+: "${EVAL_SAMPLE:=}"                # more flags for sample
 
 model=$1 at=$2
 shift 2
@@ -22,7 +22,7 @@ sample() { # PART REWARD FLAGS...: samples of the test split in PREFIX.PART.json
   local scored=$at.$1.scored.jsonl
   [ "$2" = exact ] || scored=$at.$1.scored-$2.jsonl
   # shellcheck disable=SC2086
-  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:3}" $FLAGS --resume \
+  run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:3}" $EVAL_SAMPLE --resume \
     -o "$at.$1.jsonl"
   run score "$at.$1.jsonl" -q $([ "$2" = exact ] || echo --reward "$2") --resume -o "$scored"
   parts+=("$scored")

@@ -159,7 +159,7 @@ def cost_of(stage: str, params: Mapping[str, Any], command: str, world: World) -
     """What a command costs in this world, which then holds what it makes. A command that was there before is done."""
     if stage not in STAGES:
         raise ReasonRLError(f"nothing is known of what {stage} costs")
-    output = str(params.get("output", "-")).rstrip("/")
+    output = str(params.get("output") or params.get("save_data") or "-").rstrip("/")
     if output != "-" and output in world.done:
         if world.done[output] != command:
             raise UsageError(f"{output}: another command makes it: {world.done[output]}")
@@ -294,22 +294,41 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
 
 def _rcrl(params: Mapping[str, Any], world: World) -> Cost:
     """Solutions, then k completions of each different prefix, half a solution long on average; then `sft` on what
-    balancing leaves of the solutions."""
-    policy, base, device = world.shape(params["model"]), world.shape(params["base"]), world.device
-    asked = world.problems(params, policy, params.get("problems") or ())
-    tokens = world.drawn(asked.task, policy, params["max_tokens"])
-    solutions = asked.count * params["solutions"]
-    prefixes = solutions * world.assume.prefixes
-    samples = solutions + prefixes * params["k"]
-    generated = solutions * tokens + prefixes * params["k"] * tokens / 2
-    read = asked.count * asked.prompt + prefixes * (asked.prompt + tokens / 2)
+    balancing leaves of the solutions. Either part alone with --save-data and without -o, or with --data."""
+    device, cost = world.device, Cost()
+    if params["data"]:
+        labelled = world.read(params["data"], world.shape(params["base"]))
+    else:
+        policy = world.shape(params["model"])
+        asked = world.problems(params, policy, params["problems"] or ())
+        tokens = world.drawn(asked.task, policy, params["max_tokens"])
+        solutions = asked.count * params["solutions"]
+        prefixes = solutions * world.assume.prefixes
+        cost.samples = solutions + prefixes * params["k"]
+        cost.generated = solutions * tokens + prefixes * params["k"] * tokens / 2
+        cost.read = asked.count * asked.prompt + prefixes * (asked.prompt + tokens / 2)
+        cost.seconds = device.start(policy) + device.read(policy, cost.read)
+        length = cost.generated / cost.samples
+        cost.seconds += device.generate(policy, int(cost.samples), asked.prompt, length, 1.0, vllm=False)
+        cost.memory = device.sampling_memory(policy, int(cost.samples), asked.prompt, tokens)
+        labelled = replace(asked, count=solutions, tokens=tokens)
+        if params["save_data"]:
+            world.files[params["save_data"]] = labelled
+    if not params["output"]:
+        cost.records = labelled.count
+        return cost
+    base = world.shape(params["base"])
     epochs = _preset("rcrl", params, params["base"], world)[0]
-    learnt = solutions * world.assume.learnt
-    cost = _trains(params, world, base, learnt * (asked.prompt + 1.5 * tokens) * epochs, learnt)
-    cost.seconds += device.start(policy) + device.read(policy, read)
-    cost.seconds += device.generate(policy, int(samples), asked.prompt, generated / samples, 1.0, vllm=False)
-    cost.samples, cost.generated, cost.read = samples, generated, read
+    learnt = labelled.count * world.assume.learnt
+    each = labelled.prompt + (1 + LABELS) * labelled.tokens
+    trained = _trains(params, world, base, learnt * each * epochs, learnt)
+    cost.records, cost.learnt = learnt, trained.learnt
+    cost.memory = max(cost.memory, trained.memory)
+    cost.seconds += trained.seconds
     return cost
+
+
+LABELS = 0.5  # tokens of labels, for each token of a solution: `[GOOD]` takes several, before each line
 
 
 def _preset(stage: str, params: Mapping[str, Any], model: str, world: World) -> tuple[float, int]:
