@@ -137,7 +137,7 @@ proximal() { # ppo|ppo-dense|ppo-orm
 return_conditioned() { # from samples of the last policy of Expert Iteration
   train ei
   # shellcheck disable=SC2086
-  once "$at/rcrl.done" run rcrl --task "$task" --limit "$LIMIT" --model "$policy" --base "$BASE" --max-tokens "$MAX_TOKENS" \
+  once "$at/rcrl.done" run rcrl --task "$task" --limit "$RCRL_LIMIT" --model "$policy" --base "$BASE" --max-tokens "$MAX_TOKENS" \
     $RCRL --seed "$seed" --resume -o "$at/rcrl"
   policy=$at/rcrl
 }

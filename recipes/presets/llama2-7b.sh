@@ -24,7 +24,7 @@
 : "${ORM:=--epochs 1 --lora-rank 64 --lr 2e-4 --gradient-checkpointing}"
 : "${PPO_SAMPLES:=100352}" "${PPO_BATCH:=512}" "${PPO_KEEP:=49}" # paper: converges within 10⁵ to 10⁶ samples
 : "${PPO:=--lora-rank 64 --lr 3e-5 --gradient-checkpointing}" # KL 0.05 is the stage's default and the paper's
-: "${RCRL:=$EI_SFT}"
+: "${RCRL_LIMIT:=$LIMIT}" "${RCRL:=$EI_SFT}"
 
 : "${EVAL_LIMIT:=1319}" "${EVAL_PASS_LIMIT:=1319}" "${EVAL_K:=96}" # paper
 : "${EVAL_TEMPERATURE:=0.7}"        # recalled

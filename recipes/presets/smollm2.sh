@@ -24,7 +24,7 @@ fi
 : "${ORM_SFT:=}" "${ORM_PRETRAINED:=}"
 : "${ORM_K:=4}" "${ORM:=--epochs 1 --batch-size 32 --lr 1e-4}"
 : "${PPO:=--lr 1e-5 --epochs 2}"
-: "${RCRL:=--epochs 2 $SFT}"
+: "${RCRL_LIMIT:=$LIMIT}" "${RCRL:=--epochs 2 $SFT}"
 : "${EVAL_TEMPERATURE:=0.7}"        # the paper's
 : "${MODEL_SIZES:=672384=tiny 134515008=$BASE}"
 : "${PREPARE_SIZE:=}"
