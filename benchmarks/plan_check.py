@@ -115,6 +115,7 @@ def main() -> None:
         for phase in ("rollout", "score", "update"):
             if phase in said:
                 rates[phase].update(tokens=said["generated"], seconds=said[phase])
+    by_mark = {mark: seconds for mark, seconds in by_mark.items() if mark in took}  # the others have not ended
     plans["seconds"], found["seconds"] = sum(by_mark.values()), sum(took[mark] for mark in by_mark)
 
     def row(name: str, plan: float, real: float) -> bool:

@@ -1,5 +1,6 @@
 """What each stage makes of its inputs, and what that costs. Files are known by what the commands before would write."""
 
+import fnmatch
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -38,7 +39,8 @@ class Assumptions:
 
     tokens: float = 0  # a completion of a trained policy; 0: as long as a reference
     start_tokens: float = 0  # a completion of a model that no command has trained; 0: as above
-    keep: float = 0.3  # fraction of the scored samples that a filter with a threshold keeps
+    keep: float = 0.3  # fraction of a trained policy's samples that a filter with a threshold keeps
+    start_keep: float = 0.1  # the same, of any other model's samples
     again: float = 0.5  # of these, the fraction that an earlier file of the same filter has already
     prefixes: float = 2.5  # rcrl: different prefixes of a solution that are completed
     learnt: float = 0.7  # rcrl: fraction of the solutions that balancing leaves
@@ -72,6 +74,7 @@ class Made:
     tokens: float
     reference: float
     earlier: bool = False  # what a filter kept
+    trained: bool = False  # drawn from a policy that a command has trained
 
 
 @dataclass
@@ -129,7 +132,9 @@ class World:
     def read(self, files: tuple[str, ...], shape: Shape, limit: int | None = None) -> Made:
         """The records of several files together. Raises UsageError for one that no command makes and nobody has."""
         found = []
-        for name in files:
+        # What a shell would not find yet, it leaves as a pattern.
+        matching = lambda name: fnmatch.filter(self.files, name) if "*" in name else [name]
+        for name in (one for asked in files for one in matching(asked) or [asked]):
             if name not in self.files:
                 if not os.path.isfile(name):
                     raise UsageError(f"{name}: no earlier command makes it, and it is not there")
@@ -138,8 +143,9 @@ class World:
         count = sum(one.count for one in found) or 1
         mean = lambda name: sum(getattr(one, name) * one.count for one in found) / count
         questions = max((one.questions for one in found), default=0)
-        whole = Made(found[0].task, count, questions, mean("prompt"), mean("tokens"), mean("reference"))
-        return replace(whole, count=min(count, limit or count))
+        first, count = found[0], min(count, limit or count)
+        lengths = (mean("prompt"), mean("tokens"), mean("reference"))
+        return Made(first.task, count, questions, *lengths, first.earlier, first.trained)
 
     def _on_disk(self, name: str, shape: Shape) -> Made:
         count, drawn, task = 0, False, "gsm8k"
@@ -182,7 +188,7 @@ def _sample(params: Mapping[str, Any], world: World) -> Cost:
     asked = world.problems(params, shape, params.get("problems") or ())
     tokens = world.drawn(asked.task, shape, params["max_tokens"])
     count = asked.count * k
-    world.files[params["output"]] = replace(asked, count=count, tokens=tokens)
+    world.files[params["output"]] = replace(asked, count=count, tokens=tokens, trained=shape.trained)
     vllm = device.is_gpu and str(params["backend"]) != "hf"
     seconds = device.start(shape, vllm) + device.read(shape, asked.count * asked.prompt)
     seconds += device.generate(shape, int(count), asked.prompt, tokens, params["temperature"], vllm)
@@ -215,7 +221,8 @@ def _filter(params: Mapping[str, Any], world: World) -> Cost:
     found = [(name, world.read((name,), shapes.of_model("tiny"))) for name in params["samples"]]
     earlier = [made.count for name, made in found if world.files[name].earlier]
     fresh = sum(made.count for name, made in found if not world.files[name].earlier)
-    kept = fresh * (world.assume.keep if params["min_reward"] is not None else 1)
+    keep = world.assume.keep if found[0][1].trained else world.assume.start_keep
+    kept = fresh * (keep if params["min_reward"] is not None else 1)
     kept = kept * (1 - world.assume.again if earlier else 1) + sum(earlier)
     if params["per_question"]:
         kept = min(kept, params["per_question"] * found[0][1].questions)
