@@ -174,11 +174,11 @@ def test_a_gpu_decodes_faster_with_more_rows_and_is_bounded_by_its_memory():
 
 def test_the_presets_are_those_of_the_trainers():
     """The planner may not import torch, so it has the trainers' defaults a second time."""
-    from reasonrl.training import orm, ppo, sft
+    from reasonrl.training import likelihood, orm, ppo
 
     settings = ppo.Settings()
     assert commands.PRESETS["ppo"]["paper"] == (settings.samples, settings.batch_size, settings.k, settings.epochs)
-    for stage, module in (("sft", sft), ("orm", orm)):
+    for stage, module in (("sft", likelihood), ("rcrl", likelihood), ("orm", orm)):
         assert commands.PRESETS[stage]["paper"] == (module.Settings().epochs, module.Settings().batch_size)
 
 
@@ -202,6 +202,24 @@ def test_problems_are_counted_as_the_tasks_have_them(data):
     for task, (train, test) in commands.PROBLEMS.items():
         for split, count in (("train", train), ("test", test)):
             assert sum(1 for _ in source.task_problems(task, split, None if task == "mini" else str(data))) == count
+
+
+def test_a_round_of_smollm2_is_planned_as_it_was_measured(sh):
+    """Within 25% of docs/results/smollm2-gsm8k.md."""
+    plans = planned(
+        sh,
+        "reasonrl data gsm8k --limit 64 -o references",
+        "reasonrl sample --task gsm8k --limit 32 --k 4 --max-tokens 128 --model ./smollm2 -o samples",
+        "reasonrl score samples -o scored",
+        "reasonrl filter scored --min-reward 1 -o kept",
+        "reasonrl sft kept references --model ./smollm2 --lora-rank 8 --epochs 1 --batch-size 16 -o adapter",
+        flags="--assume start_tokens=107 --assume start_keep=0.0078",
+    )
+    drawn, learnt = plans[1], plans[4]
+    assert drawn["tokens"]["generated"] == pytest.approx(13_682, rel=0.25)
+    assert drawn["seconds"] == pytest.approx(88.1, rel=0.25)
+    assert learnt["tokens"]["learnt"] == pytest.approx(172 * 107.5, rel=0.25)
+    assert learnt["seconds"] == pytest.approx(107.5 + 15, rel=0.25)  # and the start, which the log does not count
 
 
 # For real

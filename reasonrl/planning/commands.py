@@ -233,36 +233,35 @@ def _filter(params: Mapping[str, Any], world: World) -> Cost:
 def _sft(params: Mapping[str, Any], world: World) -> Cost:
     shape = world.shape(params["model"])
     rows = [world.read((name,), shape, params["limit"]) for name in params["records"]]
+    examples = sum(row.count for row in rows) or 1
     tokens = sum(row.count * (row.prompt + (row.tokens or row.reference)) for row in rows)
-    epochs = _preset("sft", params, params["model"], world)[0]
-    return _trains(params, world, shape, tokens * epochs, sum(row.count for row in rows))
+    return _trains("sft", params, world, params["model"], examples, tokens / examples)
 
 
 def _orm(params: Mapping[str, Any], world: World) -> Cost:
     shape = world.shape(params["model"])
     rows = world.read(params["scored"], shape, params["limit"])
     each, held = rows.prompt + rows.tokens, params["held_out"]
-    epochs = _preset("orm", params, params["model"], world)[0]
-    cost = _trains(params, world, shape, rows.count * (1 - held) * each * epochs, rows.count, verifier=True)
+    cost = _trains("orm", params, world, params["model"], rows.count * (1 - held), each)
     cost.read = rows.count * held * each
     cost.seconds += world.device.read(shape, cost.read)
     return cost
 
 
-def _trains(
-    params: Mapping[str, Any], world: World, shape: Shape, tokens: float, examples: float, verifier: bool = False
-) -> Cost:
-    """Supervised training on `tokens`, all epochs together; the checkpoint is there from now on."""
-    device, lora, recompute = world.device, params["lora_rank"], params["gradient_checkpointing"]
-    learnt = tokens * world.assume.padding
+def _trains(stage: str, params: Mapping[str, Any], world: World, model: str, examples: float, each: float) -> Cost:
+    """Supervised training of `model` on examples of `each` tokens; the checkpoint is there from now on."""
+    shape, device = world.shape(model), world.device
+    lora, recompute = params["lora_rank"], params["gradient_checkpointing"]
+    epochs, batch = _defaults(stage, params, model, world)
+    epochs = epochs if params["epochs"] is None else params["epochs"]
+    padded = each * world.assume.padding
+    step = int((params["batch_size"] or batch) * padded) + 1
+    microbatch = params["batch_tokens"] or min(1 << 14 if device.is_gpu else 1 << 13, step)
+    learnt = examples * epochs * padded
+    seconds = TRAINER + device.start(shape) + device.learn(shape, learnt, bool(lora), recompute, stage == "orm")
     world.checkpoints[params["output"].rstrip("/")] = replace(shape, trained=True)
-    seconds = TRAINER + device.start(shape) + device.learn(shape, learnt, bool(lora), recompute, verifier)
-    memory = device.training_memory(shape, lora, params["batch_tokens"] or _microbatch(device), recompute)
+    memory = device.training_memory(shape, lora, microbatch, recompute)
     return Cost(examples, learnt=learnt, memory=memory, seconds=seconds)
-
-
-def _microbatch(device: Device) -> int:
-    return 1 << 14 if device.is_gpu else 1 << 13
 
 
 def _ppo(params: Mapping[str, Any], world: World) -> Cost:
@@ -324,11 +323,9 @@ def _rcrl(params: Mapping[str, Any], world: World) -> Cost:
     if not params["output"]:
         cost.records = labelled.count
         return cost
-    base = world.shape(params["base"])
-    epochs = _preset("rcrl", params, params["base"], world)[0]
     learnt = labelled.count * world.assume.learnt
     each = labelled.prompt + (1 + LABELS) * labelled.tokens
-    trained = _trains(params, world, base, learnt * each * epochs, learnt)
+    trained = _trains("rcrl", params, world, params["base"], learnt, each)
     cost.records, cost.learnt = learnt, trained.learnt
     cost.memory = max(cost.memory, trained.memory)
     cost.seconds += trained.seconds
@@ -336,11 +333,6 @@ def _rcrl(params: Mapping[str, Any], world: World) -> Cost:
 
 
 LABELS = 0.5  # tokens of labels, for each token of a solution: `[GOOD]` takes several, before each line
-
-
-def _preset(stage: str, params: Mapping[str, Any], model: str, world: World) -> tuple[float, int]:
-    epochs, batch = _defaults(stage, params, model, world)
-    return epochs if params["epochs"] is None else params["epochs"], params["batch_size"] or batch
 
 
 def _defaults(stage: str, params: Mapping[str, Any], model: str, world: World) -> tuple:
