@@ -28,7 +28,7 @@ LENGTHS = {
 PRESETS = {
     "sft": {"paper": (4, 128), "tiny": (2, 32)},
     "rcrl": {"paper": (4, 128), "tiny": (2, 32)},
-    "orm": {"paper": (2, 128), "tiny": (2, 64)},
+    "orm": {"paper": (2, 64), "tiny": (2, 64)},
     "ppo": {"paper": (100_000, 512, 4, 4), "tiny": (24_576, 512, 4, 2)},
 }
 
