@@ -1,6 +1,7 @@
 """How far a plan is from the run that followed it.
 
     python benchmarks/plan_check.py recipes/table1.sh          # with the PRESET, RUNS, CELLS, … of the run
+    python benchmarks/plan_check.py --lengths ./smollm2        # mean tokens of prompts and references of each task
 
 Plans the recipe's commands, reads what the finished run left (sidecars, metrics and markers of checkpoints, the
 seconds in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all tokens learnt or all
@@ -75,13 +76,36 @@ def measured(record: dict) -> dict[str, float] | None:
     return found
 
 
+def lengths(model: str) -> None:
+    """Mean tokens of prompts and of references with their EOS, on the test splits."""
+    from statistics import mean
+
+    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.planning.commands import PROBLEMS
+    from reasonrl.tasks import source
+    from reasonrl.tasks.prompts import PromptForm
+
+    policy, form = load_tokenizer(model), PromptForm()
+    print("| task | prompt | reference |\n| --- | --- | --- |")
+    for task in PROBLEMS:
+        problems = list(source.task_problems(task, "test"))
+        prompts = mean(len(policy.encode_prompt(form.render(one["question"]))) for one in problems)
+        references = mean(len(policy.encode_completion(one["reference"])) + 1 for one in problems)
+        print(f"| {task} | {prompts:.1f} | {references:.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--lengths", metavar="MODEL", help="Count tokens with this model's tokenizer, and do no more.")
     parser.add_argument("--runs", default=os.environ.get("RUNS") or f"runs/{os.environ.get('PRESET') or 'tiny'}")
     parser.add_argument("--within", type=float, default=0.25)
     parser.add_argument("flags", nargs="*", help="Flags for `reasonrl plan`, behind --.")
     options = parser.parse_args()
+    if options.lengths:
+        return lengths(options.lengths)
+    if not options.recipe:
+        parser.error("name the recipe that was run")
 
     took: Counter[str] = Counter()
     for line in Path(options.runs, "seconds.tsv").read_text().splitlines():

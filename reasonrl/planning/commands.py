@@ -20,7 +20,7 @@ LENGTHS = {
     ("mini", "tiny"): (37.8, 29.7),
     ("gsm8k", "tiny"): (109.3, 120.2),
     ("svamp", "tiny"): (70.1, 10.7),
-    ("mini", "smollm2"): (37.8, 29.7),
+    ("mini", "smollm2"): (45.5, 49.4),
     ("gsm8k", "smollm2"): (67.7, 96.0),
     ("svamp", "smollm2"): (47.6, 18.1),
 }
