@@ -58,7 +58,8 @@ class Judge:
 
     def about(self) -> list[dict]:
         """What a checkpoint's marker says of the rewards."""
-        return [asdict(choice) | (one.about or {}) for choice, one in zip(self.chosen, self.rewards, strict=True)]
+        more = [{"model": reward.about} if reward.about else {} for reward in self.rewards]
+        return [asdict(choice) | of_reward for choice, of_reward in zip(self.chosen, more, strict=True)]
 
     def close(self) -> None:
         for reward in self.rewards:
