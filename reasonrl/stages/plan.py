@@ -33,10 +33,11 @@ def plan(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Say what command lines would cost: samples, tokens, memory, seconds. Runs nothing and loads nothing.
+    """Say what command lines would cost; run nothing.
 
-    Each line is parsed as the stage itself would parse it; what a line writes, later lines may read. One record a
-    command on stdout, a table on stderr. docs/plan.md explains the estimates and how far off they have been.
+    Estimates samples, tokens, memory and seconds. Each line is parsed as the stage itself would parse it; what a line
+    writes, later lines may read. One record a command on stdout, a table on stderr. docs/plan.md explains the
+    estimates.
 
     \b
     Examples:

@@ -94,7 +94,7 @@ def rcrl(
     force: flags.Force = False,
     resume: flags.Resume = False,
 ) -> None:
-    """Train a policy that obeys step labels; print the checkpoint's path.
+    """Train a policy on step labels; print the checkpoint's path.
 
     Draws solutions from --model, completes each of their prefixes --k times, calls a step [GOOD] if the mean return of
     its completions is at least --threshold, else [BAD], and fine-tunes --base on steps that stand behind their labels.
