@@ -92,7 +92,7 @@ def test_every_help_explains_every_option_and_has_examples(sh, stage):
 
 
 def test_the_list_of_stages_is_not_cut_off(sh):
-    text = sh("reasonrl --help", COLUMNS="80", TERMINAL_WIDTH="80").out.decode()
+    text = sh("reasonrl --help", COLUMNS="80", TERMINAL_WIDTH="80").out.decode().split("Commands:")[1]
     for stage in cli.STAGES:
         assert re.search(rf"^  {stage} +[A-Z].*\.$", text, re.M) and "..." not in text, text
 
