@@ -151,6 +151,29 @@ def test_seeds_are_merged_and_told_apart_from_rounds(sh, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_table_of_named_rows_and_chosen_metrics(sh, tmp_path):
+    names = ("SFT2", "PPO sparse", "EI")
+    records = [metrics_record(0.3 + n / 10, cell=name, seed=seed) for seed in (0, 1) for n, name in enumerate(names)]
+    done = sh("reasonrl report -o t --metric pass@4 --metric unique_solutions --metric maj@1", stdin=lines(*records))
+    assert done.out == b"t/report.md\nt/rows.png\n"  # no label `round`: the rows one below the other, no pass@k curves
+    table = (tmp_path / "t" / "report.md").read_text().splitlines()[2:]
+    assert table[0] == "| cell | seeds | pass@4 | unique solutions | maj@1 |"
+    assert [row.split(" | ")[0] for row in table[2:5]] == ["| SFT2", "| PPO sparse", "| EI"]
+    assert table[2] == "| SFT2 | 2 | 0.300 | 2.000 | 0.300 |"
+    assert (tmp_path / "t" / "rows.png").stat().st_size > 5000
+
+    unknown = sh("reasonrl report -o u --metric rerank@4", stdin=lines(*records))
+    assert unknown.code == 2 and "--metric rerank@4: no record has it; there are maj@1, maj@4" in unknown.err
+    assert not (tmp_path / "u").exists()
+
+
+def test_a_chosen_count_is_plotted_along_x(sh, tmp_path):
+    records = [metrics_record(0.5, start=start, round=n) for start in ("SFT", "pretrained") for n in range(3)]
+    done = sh("reasonrl report -o d --metric unique_solutions", stdin=lines(*records))
+    assert done.out == b"d/report.md\nd/by-round.png\n"
+    assert "| start | round | unique solutions |" in (tmp_path / "d" / "report.md").read_text()
+
+
 def test_labels_cannot_break_the_table(sh, tmp_path):
     assert sh("reasonrl report -o report", stdin=lines(metrics_record(0.5, note="a|b\nc", round=0))).code == 0
     assert "| a\\|b c | 0 |" in (tmp_path / "report" / "report.md").read_text()
