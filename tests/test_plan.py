@@ -15,7 +15,8 @@ PRESETS = sorted(path.stem for path in ROOT.glob("recipes/presets/*.sh"))
 
 
 def planned(sh, *lines, flags=""):
-    done = sh(f"reasonrl plan {flags}", stdin="".join(f"{line}\n" for line in lines).encode())
+    stdin = "".join(f"{line}\n" for line in lines).encode()
+    done = sh(f"reasonrl plan {flags}", stdin=stdin, timeout=180)
     assert done.code == 0, done.err
     return done.records
 
