@@ -28,7 +28,6 @@ from reasonrl.training.labelling import COST, Labeller, add_costs
 from reasonrl.training.losses import TokenLogprobs
 
 GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT.good, TEXT.bad), strict=True))
-NEWLINE = 200  # the token of `tiny` that ends a line
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_labels_can_be_taken_out_again(pieces):
 
 def solution(question, good, text=None, ids=None):
     count = len(good)
-    return rcrl.Solution(question, [5], Steps(ids or [1, NEWLINE] * count, list(range(0, 2 * count, 2)), count), good)
+    return rcrl.Solution(question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good)
 
 
 def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
@@ -211,12 +210,15 @@ def test_monte_carlo_values_agree_with_exact_ones(tmp_path):
     assert seen >= 10
 
 
-def formula(questions, rollouts):
-    """docs/rcrl.md: the cost of labelling, from the token ids of (prompt, solutions) pairs."""
+def formula(questions, rollouts, newlines):
+    """docs/rcrl.md: the cost of labelling, from the token ids of (prompt, solutions) pairs. newlines: tokens that end a
+    line."""
     counts = Counter()
     for prompt, solutions in questions:
-        is_end = lambda ids, i: ids[i] == NEWLINE and ids[i + 1 :] not in ([], [0])
-        ends = [[tuple(ids[: i + 1]) for i in range(len(ids)) if is_end(ids, i)] for ids in solutions]
+        ends = [
+            [tuple(ids[: i + 1]) for i, token in enumerate(ids) if token in newlines and ids[i + 1 :] not in ([], [0])]
+            for ids in solutions
+        ]
         every = [prefix for of in ends for prefix in of]
         once = set(every)
         counts["samples"] += len(solutions) + rollouts * len(once)
@@ -248,9 +250,12 @@ def test_labelling_costs_what_the_formula_says_and_sharing_saves_prefill(policy)
     judge = Judge(choices(["exact"], []), Means(), False)
     labeller = Labeller(policy, engine, judge, PromptForm(), Sampling(6, max_tokens=64), 4)
     groups = list(labeller(problems))
+    newlines = {token for token in range(len(policy.tokenizer)) if policy.tokenizer.decode([token]).endswith("\n")}
     cost = add_costs(record for records in groups for record in records)
     expected = formula(
-        [(len(policy.encode_prompt(of[0]["prompt"])), [one["completion_ids"] for one in of]) for of in groups], 4
+        [(len(policy.encode_prompt(of[0]["prompt"])), [one["completion_ids"] for one in of]) for of in groups],
+        4,
+        newlines,
     )
     assert {name: cost[name] for name in expected} == dict(expected) and set(cost) == set(COST)
     assert (cost["samples"], cost["tokens"]) == (engine.samples, engine.tokens)
@@ -262,7 +267,7 @@ def test_labelling_costs_what_the_formula_says_and_sharing_saves_prefill(policy)
         by_prefix = {}
         for one in records:
             for step, value in enumerate(one["step_values"]["mc"][:-1]):
-                place = [i for i, token in enumerate(one["completion_ids"]) if token == NEWLINE][step]
+                place = [i for i, token in enumerate(one["completion_ids"]) if token in newlines][step]
                 assert by_prefix.setdefault(tuple(one["completion_ids"][: place + 1]), value) == value
 
 
@@ -337,12 +342,12 @@ def test_draws_do_not_depend_on_company(policy):
 
 def test_a_policy_that_likes_labels_draws_none():
     """Two labels in a vocabulary of six: a third of a random policy's draws. Ruled out, the rest keeps its odds."""
-    policy = spelling_policy(extra=("[GOOD]", "[BAD]"), seed=3)
+    policy = spelling_policy(extra=("[GOOD]", "[BAD]"), seed=10)
     wanted = Condition("[GOOD]", "[GOOD]", TOKENS)
     asked = [Request("q", policy.encode_completion("ab"))]
     label = policy.encode_completion("[GOOD]")
     assert len(label) == 1
-    (drawn,) = Conditional(HFEngine(policy, 1 << 16), policy, wanted).sample(asked, Sampling(2000, max_tokens=6))
+    (drawn,) = Conditional(HFEngine(policy, 1 << 16), policy, wanted).sample(asked, Sampling(2000, max_tokens=12))
     assert not any({4, 5} & set(one.ids) for one in drawn)
     assert all(len(one.logprobs) == len(one.ids) for one in drawn)
     with torch.no_grad():
