@@ -110,8 +110,9 @@ def test_sampling_needs_no_flags_and_obeys_them(made, run):
     assert {one["condition"] for one in good} == {"[GOOD]"} and {one["condition"] for one in bad} == {"[BAD]"}
     assert [one["completion_ids"] for one in good] != [one["completion_ids"] for one in bad]
     assert not any("[" in one["completion"] or "OD]" in one["prompt"] for one in good + bad)
-    first = run(f"{line} --shard 0/2")[1] + run(f"{line} --shard 1/2")[1]
-    assert sorted(first.splitlines()) == sorted(out.splitlines())
+    sharded = run(f"{line} --shard 0/2")[1] + run(f"{line} --shard 1/2")[1]
+    drawn = {(one["id"], one["k"]): one["completion_ids"] for one in map(json.loads, sharded.splitlines())}
+    assert drawn == {(one["id"], one["k"]): one["completion_ids"] for one in good}
     code, out, err = run(f"{line} --dry-run --condition '[BAD]'")
     plan = json.loads(out)
     assert (

@@ -72,6 +72,8 @@ class Policy:
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Texts of completions, special tokens left out."""
+        if not ids:  # which would be taken for one text
+            return []
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def check_fits(self, name: str, prompt_ids: list[int]) -> None:
