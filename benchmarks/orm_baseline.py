@@ -1,24 +1,26 @@
 """An outcome reward model against what surface features alone can tell, on the same held-out questions.
 
-    python benchmarks/orm_baseline.py scored.jsonl --held-out 0.3333 --seed 0
+    python benchmarks/orm_baseline.py solutions.jsonl --orm runs/orm-gsm8k/orm --held-out 0.3333 --seed 0
 
-The input holds solutions with `question`, `completion`, `correct`, and `rewards.orm` if there is an ORM to compare. The
-baseline is a logistic regression on features of the text (length, number of steps, arithmetic consistency, …), trained
-on the questions that `reasonrl orm` with the same --held-out and --seed trains on. It sees no word of the text.
+The input holds solutions with `id`, `question`, `completion` and `correct`; --orm is the checkpoint that was trained on
+it with the same --held-out and --seed, whose held_out.jsonl says how it judges those that it did not see. The baseline
+is a logistic regression on features of the text (length, number of steps, arithmetic consistency, …), trained on the
+questions that `reasonrl orm` trains on. It sees no word of the text.
 """
 
 import argparse
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 
-from reasonrl import classification, jsonl
+from reasonrl import jsonl
 from reasonrl.records import Record, steps
-from reasonrl.rewards import dense
+from reasonrl.rewards import calibration, dense
 from reasonrl.stats import RESAMPLES
 from reasonrl.tasks import answers
-from reasonrl.training.orm import is_held_out
+from reasonrl.training.orm import JUDGED, is_held_out
 
 EQUATION = re.compile(r"([-+]?[0-9][0-9.,]*(?:\s*[-+*/x×÷]\s*\$?[0-9][0-9.,]*)+)\s*=\s*\$?(-?[0-9][0-9.,]*)")
 NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
@@ -87,21 +89,27 @@ def difference(one: np.ndarray, other: np.ndarray, label: np.ndarray, question: 
     found = []
     for _ in range(RESAMPLES // 4):
         weight = dice.multinomial(n, np.full(n, 1 / n))[group].astype(float)
-        found.append(classification.auc(one, label, weight) - classification.auc(other, label, weight))
+        found.append(calibration.auc(one, label, weight) - calibration.auc(other, label, weight))
     low, high = np.nanquantile(found, (0.025, 0.975))
     return float(low), float(high)
 
 
+def read(path: str | Path) -> list[Record]:
+    records: list[Record] = []
+    jsonl.each([jsonl.Reader(str(path))], lambda record, _: records.append(record))
+    return records
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scored", help="JSONL of solutions")
+    parser.add_argument("solutions", help="JSONL")
+    parser.add_argument("--orm", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--held-out", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", action="store_true", help="print the baseline's weights too")
     options = parser.parse_args()
 
-    records: list[Record] = []
-    jsonl.each([jsonl.Reader(options.scored)], lambda record, _: records.append(record))
+    records = read(options.solutions)
     x = np.array([features(record) for record in records], dtype=float)
     y = np.array([float(record["correct"]) for record in records])
     question = np.array([record["id"] for record in records])
@@ -110,14 +118,19 @@ def main() -> None:
     weights = logistic(x[~held], y[~held])
     label, question = y[held], question[held]
     scores = {"surface features": x[held] @ weights[:-1]}
-    if all("orm" in (record.get("rewards") or {}) for record in records):
-        scores["ORM"] = np.array([record["rewards"]["orm"] for record in records])[held]
+    if options.orm:
+        judged = read(options.orm / JUDGED)
+        if [(one["id"], one["correct"]) for one in judged] != list(zip(question, label == 1, strict=True)):
+            raise SystemExit(
+                f"{options.orm / JUDGED} is about other solutions: other --held-out, --seed or --max-length?"
+            )
+        scores["ORM"] = np.array([one["step_values"][-1] for one in judged])
 
     print(f"{len(label)} solutions of {len(set(question))} held-out questions, {label.mean():.1%} right\n")
     print("| | AUC | 95% interval | AUC within a question |\n| --- | --- | --- | --- |")
     for name, score in scores.items():
-        whole = classification.auc_interval(score, label, question)
-        within = classification.auc_within(score, label, question)
+        whole = calibration.auc_interval(score, label, question)
+        within = calibration.auc_within(score, label, question)
         print(f"| {name} | {whole.value:.3f} | [{whole.low:.3f}, {whole.high:.3f}] | {within:.3f} |")
     if "ORM" in scores:
         low, high = difference(scores["ORM"], scores["surface features"], label, question)

@@ -23,5 +23,4 @@ jq -c '{id, k: input_line_number, sampler, question, completion: (.completion | 
 
 # shellcheck disable=SC2086
 orm=$(run orm "$OUT/solutions.jsonl" --model "$MODEL" $ORM --held-out "$HELD_OUT" --seed "$SEED" --save-every 10 --resume -o "$OUT/orm")
-run score "$OUT/solutions.jsonl" --reward orm --orm "$orm" --resume -o "$OUT/scored.jsonl"
-"$PYTHON" "$(dirname "$0")/../benchmarks/orm_baseline.py" "$OUT/scored.jsonl" --held-out "$HELD_OUT" --seed "$SEED" | tee "$OUT/table.md"
+"$PYTHON" "$(dirname "$0")/../benchmarks/orm_baseline.py" "$OUT/solutions.jsonl" --orm "$orm" --held-out "$HELD_OUT" --seed "$SEED" | tee "$OUT/table.md"

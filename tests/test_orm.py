@@ -9,12 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonrl import classification
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.models import adapters
 from reasonrl.models.verifier import head, is_verifier, load_verifier, new_verifier
 from reasonrl.records import steps
-from reasonrl.rewards import orm
+from reasonrl.rewards import calibration, orm
 from reasonrl.rewards.orm import Encoder, Solution, step_ends
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
@@ -213,6 +212,16 @@ def test_an_adapter_loads_with_its_head(encode, tmp_path):
     )
 
 
+def test_an_adapter_on_the_last_layers_leaves_those_below_out_of_the_graph():
+    made = new_verifier("tiny", device="cpu")
+    model = adapters.add_lora(made, 4, "TOKEN_CLS", 0, last=1)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all("layers.1." in name or "score" in name or "classifier" in name for name in learning), learning
+    below = []
+    model.base_model.model.model.layers[0].register_forward_hook(lambda _, __, out: below.append(out[0].requires_grad))
+    assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.requires_grad and below == [False]
+
+
 def test_a_policy_is_no_verifier():
     with pytest.raises(UsageError, match="no outcome reward model"):
         load_verifier("tiny")
@@ -231,26 +240,26 @@ def pairs(score, label):
 def test_auc_counts_pairs(rows):
     score, label = np.array([float(s) for s, _ in rows]), np.array([float(y) for _, y in rows])
     if 0 < label.sum() < len(label):
-        assert classification.auc(score, label) == pytest.approx(pairs(score, label))
-        doubled = classification.auc(score, label, np.full(len(score), 2.0))
-        assert doubled == pytest.approx(classification.auc(score, label))
+        assert calibration.auc(score, label) == pytest.approx(pairs(score, label))
+        doubled = calibration.auc(score, label, np.full(len(score), 2.0))
+        assert doubled == pytest.approx(calibration.auc(score, label))
     else:
-        assert np.isnan(classification.auc(score, label))
+        assert np.isnan(calibration.auc(score, label))
 
 
 def test_auc_weights_are_copies():
     dice = np.random.default_rng(0)
     score, label, copies = dice.integers(0, 9, 50) / 9, dice.integers(0, 2, 50) * 1.0, dice.integers(0, 4, 50)
-    expected = classification.auc(score.repeat(copies), label.repeat(copies))
-    assert classification.auc(score, label, copies.astype(float)) == pytest.approx(expected)
+    expected = calibration.auc(score.repeat(copies), label.repeat(copies))
+    assert calibration.auc(score, label, copies.astype(float)) == pytest.approx(expected)
 
 
 def test_auc_within_questions_ignores_how_hard_they_are():
     question = np.array(["easy"] * 4 + ["hard"] * 4)
     label = np.array([1, 1, 1, 0, 1, 0, 0, 0.0])
     score = np.array([0.9] * 4 + [0.1] * 4)
-    assert classification.auc(score, label) == pytest.approx(0.75)
-    assert classification.auc_within(score, label, question) == pytest.approx(0.5)
+    assert calibration.auc(score, label) == pytest.approx(0.75)
+    assert calibration.auc_within(score, label, question) == pytest.approx(0.5)
 
 
 @pytest.mark.slow
@@ -262,38 +271,38 @@ def test_the_interval_covers_what_it_should():
         label = (dice.normal(size=8 * questions) > hard).astype(float)
         return label + dice.normal(size=8 * questions) * 1.5 - hard, label
 
-    truth = classification.auc(*draw(20_000))
+    truth = calibration.auc(*draw(20_000))
     for trial in range(40):
-        found = classification.auc_interval(*draw(60), np.arange(60).repeat(8), trial)
+        found = calibration.auc_interval(*draw(60), np.arange(60).repeat(8), trial)
         covered += found.low <= truth <= found.high
     assert covered >= 34  # of 40; 38 are expected, and fewer than 34 in one of 50 tries
 
 
 def test_calibration_by_hand():
     probability, label = np.array([0.05, 0.08, 0.95, 1.0, 0.55]), np.array([0, 1, 1, 1, 0.0])
-    bins = classification.reliability(probability, label)
+    bins = calibration.reliability(probability, label)
     assert [part.count for part in bins] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 2]
     expected = (2 * abs(0.065 - 0.5) + 1 * 0.55 + 2 * abs(0.975 - 1)) / 5
-    assert classification.expected_calibration_error(bins) == pytest.approx(expected)
+    assert calibration.expected_calibration_error(bins) == pytest.approx(expected)
 
 
 def test_platt_finds_scale_and_shift():
     dice = np.random.default_rng(0)
     logit = dice.normal(size=20_000) * 2
     label = (dice.random(20_000) < 1 / (1 + np.exp(-(0.5 * logit - 1)))).astype(float)
-    assert classification.platt(logit, label) == pytest.approx((0.5, -1), abs=0.06)
-    scale, shift = classification.platt(np.array([-1.0, 1.0]), np.array([0.0, 1.0]))  # separable: still finite
+    assert calibration.platt(logit, label) == pytest.approx((0.5, -1), abs=0.06)
+    scale, shift = calibration.platt(np.array([-1.0, 1.0]), np.array([0.0, 1.0]))  # separable: still finite
     assert np.isfinite([scale, shift]).all() and scale > 0
 
 
 def test_the_report_is_json(tmp_path):
     steps = [np.array([0.2, 0.9]), np.array([0.4]), np.array([0.6, 0.7, 0.1])]
-    report = classification.report(steps, np.array([1.0, 0.0, 0.0]), np.array(["a", "a", "b"]))
+    report = calibration.report(steps, np.array([1.0, 0.0, 0.0]), np.array(["a", "a", "b"]))
     assert [row["n"] for row in report["by_step"]] == [3, 2, 1]
     assert report["accuracy"] == 1 and report["auc"] == 1 and report["right"] == pytest.approx(1 / 3)
     assert np.isnan(report["by_step"][2]["auc"])
     from reasonrl import jsonl
 
     assert json.loads(jsonl.dumps(report))["by_step"][2]["auc"] is None
-    classification.plot_reliability(report["bins"], tmp_path / "plot.png")
+    calibration.plot_reliability(report["bins"], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -53,6 +54,10 @@ def test_the_checkpoint_says_what_it_is_worth(verifier, scored):
     assert sum(part["count"] for part in held["bins"]) == held["solutions"]
     assert held["by_step"][0]["n"] == held["solutions"] and 0 <= held["ece"] <= 1
     assert about["held_out"]["auc"] == held["auc"] and about["prompt"]["name"] == "plain"
+    judged = lines(verifier / "held_out.jsonl")
+    assert len(judged) == held["solutions"]
+    assert np.mean([(one["step_values"][-1] >= 0.5) == one["correct"] for one in judged]) == held["accuracy"]
+    assert sum(len(one["step_values"]) for one in judged) == sum(row["n"] for row in held["by_step"])
     assert (verifier / "reliability.png").stat().st_size > 1000
     assert len((verifier / "metrics.jsonl").read_text().splitlines()) == about["steps"]
 

@@ -9,20 +9,29 @@ from torch import nn
 from reasonrl.models.policy import Policy, is_adapter
 
 
-def add_lora(policy: Policy, rank: int, task_type: str, seed: int) -> nn.Module:
-    """The policy's model with a fresh adapter on every linear layer of its trunk. PEFT lets the head of a token
-    classifier learn whole."""
-    return on_layers(policy.model, rank, seed, task_type)
+def add_lora(policy: Policy, rank: int, task_type: str, seed: int, last: int | None = None) -> nn.Module:
+    """The policy's model with a fresh adapter (see `on_layers`). PEFT lets the head of a token classifier learn
+    whole."""
+    return on_layers(policy.model, rank, seed, task_type, last)
 
 
-def on_layers(model: nn.Module, rank: int, seed: int, task_type: str | None = None) -> nn.Module:
-    """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns."""
+def on_layers(
+    model: nn.Module, rank: int, seed: int, task_type: str | None = None, last: int | None = None
+) -> nn.Module:
+    """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns.
+
+    last: adapt the last so many transformer blocks only. Nothing flows back through those below, which saves their
+    share of the backward pass, two thirds of a step's work.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     trunk = model.base_model
     layers = {name.rpartition(".")[2] for name, layer in trunk.named_modules() if isinstance(layer, nn.Linear)}
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(layers), task_type=task_type)
+    if last is not None:
+        blocks = trunk.config.get_text_config().num_hidden_layers
+        config.layers_to_transform = list(range(max(0, blocks - last), blocks))
     return get_peft_model(model, config)
 
 

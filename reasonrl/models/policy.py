@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
@@ -151,23 +152,33 @@ def load_policy(
 
     A PEFT adapter directory is loaded onto its base and merged, unless `merge` is False.
     """
-    policy = load_tokenizer(name)
+    adapter = partial(_load_adapter, merge=merge)
+    return load_weights(load_tokenizer(name), AutoModelForCausalLM.from_pretrained, adapter, device, dtype, attn)
+
+
+def load_weights(
+    policy: Policy,
+    plain: Callable[..., PreTrainedModel],
+    adapter: Callable[..., PreTrainedModel],
+    device: str | None,
+    dtype: str,
+    attn: str | None,
+) -> Policy:
+    """`policy` with its model, in evaluation mode. `plain` or, for an adapter directory, `adapter` loads that from
+    policy.directory, with transformers' options. Raises ReasonRLError where it cannot."""
     where = torch.device(device) if device else best_device()
-    options: dict[str, Any] = {"dtype": torch_dtype(dtype, where), "attn_implementation": attn or "sdpa"}
+    load = adapter if is_adapter(policy.directory) else plain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if is_adapter(policy.directory):
-                model = _load_adapter(policy.directory, merge, options)
-            else:
-                model = AutoModelForCausalLM.from_pretrained(policy.directory, **options)
+            model = load(policy.directory, dtype=torch_dtype(dtype, where), attn_implementation=attn or "sdpa")
     except Exception as error:
-        raise no_such_model(name, error) from None
+        raise no_such_model(policy.name, error) from None
     policy.model = model.to(where).eval()
     return policy
 
 
-def _load_adapter(directory: str, merge: bool, options: dict[str, Any]) -> PreTrainedModel:
+def _load_adapter(directory: str, *, merge: bool, **options: Any) -> PreTrainedModel:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_of(directory), **options), directory)

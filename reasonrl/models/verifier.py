@@ -5,26 +5,15 @@ a transformers `…ForTokenClassification` with `num_labels=1`.
 """
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedConfig, PreTrainedModel
 
 from reasonrl import jsonl
 from reasonrl.errors import UsageError
-from reasonrl.models.policy import (
-    Policy,
-    best_device,
-    is_adapter,
-    load_policy,
-    load_tokenizer,
-    locate,
-    no_such_model,
-    torch_dtype,
-)
+from reasonrl.models.policy import Policy, load_policy, load_tokenizer, load_weights, locate
 
 
 def is_verifier(directory: str) -> bool:
@@ -44,22 +33,10 @@ def load_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", 
 
     Raises UsageError for a model that has no such head: its scores would be noise.
     """
-    directory = locate(name)
-    if not is_verifier(directory):
+    if not is_verifier(locate(name)):
         raise UsageError(f"{name} is no outcome reward model (a token classifier with one logit); make one with orm")
-    policy = load_tokenizer(name)
-    where = torch.device(device) if device else best_device()
-    options: dict[str, Any] = {"dtype": torch_dtype(dtype, where), "attn_implementation": attn or "sdpa"}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if is_adapter(directory):
-                model = _load_adapter(directory, options)
-            else:
-                model = AutoModelForTokenClassification.from_pretrained(directory, **options)
-    except Exception as error:
-        raise no_such_model(name, error) from None
-    return _ready(policy, model.to(where))
+    plain = AutoModelForTokenClassification.from_pretrained
+    return load_weights(load_tokenizer(name), plain, _load_adapter, device, dtype, attn)
 
 
 def new_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", attn: str | None = None) -> Policy:
@@ -83,7 +60,8 @@ def new_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", a
     nn.init.zeros_(head(model).weight)
     nn.init.zeros_(head(model).bias)
     model.config._name_or_path = model.name_or_path = policy.directory  # which an adapter remembers as its base
-    return _ready(policy, model.to(trunk.device))
+    policy.model = model.to(trunk.device).eval()
+    return policy
 
 
 def head(model: nn.Module) -> nn.Linear:
@@ -101,7 +79,7 @@ def _one_logit(config: PreTrainedConfig) -> None:
     config.num_labels, config.classifier_dropout = 1, 0.0
 
 
-def _load_adapter(directory: str, options: dict[str, Any]) -> PreTrainedModel:
+def _load_adapter(directory: str, **options: Any) -> PreTrainedModel:
     from peft import PeftConfig, PeftModel
 
     base = locate(PeftConfig.from_pretrained(directory).base_model_name_or_path)
@@ -109,9 +87,3 @@ def _load_adapter(directory: str, options: dict[str, Any]) -> PreTrainedModel:
     _one_logit(config)
     model = AutoModelForTokenClassification.from_pretrained(base, config=config, **options)
     return PeftModel.from_pretrained(model, directory).merge_and_unload()
-
-
-def _ready(policy: Policy, model: PreTrainedModel) -> Policy:
-    policy.model = model.eval()
-    policy.context = getattr(model.config, "max_position_embeddings", None) or policy.context
-    return policy

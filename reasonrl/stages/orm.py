@@ -19,6 +19,10 @@ class Prefixes(StrEnum):
 
 
 PrefixesFlag = Annotated[Prefixes, typer.Option("--prefixes", help="Learn at every step's end, or at the last only.")]
+LoraLayers = Annotated[
+    int | None,
+    typer.Option("--lora-layers", min=1, metavar="N", help="Adapt the last N layers only: faster.", show_default="all"),
+]
 HeldOut = Annotated[
     float, typer.Option("--held-out", min=0, max=0.9, metavar="F", help="Fraction of the questions kept for judging.")
 ]
@@ -39,6 +43,7 @@ def orm(
     weight_decay: training.WeightDecay = 0.0,
     clip: training.Clip = 1.0,
     lora_rank: training.LoraRank = 0,
+    lora_layers: LoraLayers = None,
     max_length: training.MaxLength = None,
     prompt: Prompt = None,
     seed: flags.Seed = 0,
@@ -85,7 +90,8 @@ def orm(
         batch_size=batch_size or settings.batch_size,
         optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
         prefixes=prefixes.value, held_out=held_out, batch_tokens=batch_tokens, max_length=max_length,
-        lora_rank=lora_rank, gradient_checkpointing=gradient_checkpointing, save_every=save_every, seed=seed,
+        lora_rank=lora_rank, lora_layers=lora_layers, gradient_checkpointing=gradient_checkpointing,
+        save_every=save_every, seed=seed,
     )  # fmt: skip
 
     held = training.held_in(dtype, lora_rank)

@@ -15,6 +15,7 @@ fitted on the held-out questions afterwards (Platt 1999) and written into the he
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,13 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from reasonrl import classification, console, jsonl
+from reasonrl import console, jsonl
 from reasonrl.errors import ReasonRLError
 from reasonrl.models import adapters
 from reasonrl.models.checkpoint import Checkpoint
 from reasonrl.models.policy import Policy
 from reasonrl.models.verifier import head
-from reasonrl.rewards import orm
+from reasonrl.rewards import calibration, orm
 from reasonrl.rewards.orm import Solution
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import epochs
@@ -36,6 +37,7 @@ from reasonrl.training.batching import batches
 from reasonrl.training.loop import Loop, Optimisation, make_accelerator
 
 HELD_OUT = "held_out.json"
+JUDGED = "held_out.jsonl"
 RELIABILITY = "reliability.png"
 
 
@@ -51,6 +53,7 @@ class Settings:
     batch_tokens: int | None = None
     max_length: int | None = None
     lora_rank: int = 0
+    lora_layers: int | None = None  # adapt the last so many only
     gradient_checkpointing: bool = False
     save_every: int = 200
     seed: int = 0
@@ -149,7 +152,7 @@ def train(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     if settings.lora_rank:
-        model = adapters.add_lora(verifier, settings.lora_rank, "TOKEN_CLS", settings.seed)
+        model = adapters.add_lora(verifier, settings.lora_rank, "TOKEN_CLS", settings.seed, settings.lora_layers)
     loop = Loop(
         accelerator, model, settings.optimisation, len(plan), checkpoint, settings.save_every, settings.seed
     )  # fmt: skip
@@ -173,9 +176,12 @@ def train(
                 f"last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
             )
         if kept_away:
-            report = _hold_out(trained.eval(), kept_away, most_tokens, settings.seed)
+            report, chances = _hold_out(trained.eval(), kept_away, most_tokens, settings.seed)
             jsonl.write_json(checkpoint.partial / HELD_OUT, report)
-            classification.plot_reliability(report["bins"], checkpoint.partial / RELIABILITY)
+            with closing(jsonl.Log(checkpoint.partial / JUDGED, lambda _: False)) as judged:
+                for example, of_steps in zip(kept_away, chances, strict=True):
+                    judged.write({"id": example.question, "correct": example.label, "step_values": of_steps.tolist()})
+            calibration.plot_reliability(report["bins"], checkpoint.partial / RELIABILITY)
         adapters.save(trained, verifier, checkpoint.partial)
         checkpoint.finish(
             {
@@ -192,8 +198,11 @@ def train(
     return report
 
 
-def _hold_out(model: torch.nn.Module, examples: Sequence[Example], most_tokens: int, seed: int) -> dict[str, Any]:
-    """Fits scale and shift of the head on the held-out solutions and says what the model is worth on them.
+def _hold_out(
+    model: torch.nn.Module, examples: Sequence[Example], most_tokens: int, seed: int
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Fits scale and shift of the head on the held-out solutions and says what the model is worth on them: a report,
+    and for each solution the probability at each of its step ends.
 
     The probabilities that are reported are honest: each half of the questions is judged with the two numbers fitted
     on the other half.
@@ -203,11 +212,11 @@ def _hold_out(model: torch.nn.Module, examples: Sequence[Example], most_tokens: 
     label = np.array([float(example.label) for example in examples])
     last = np.array([of_steps[-1] for of_steps in logits])
     half = np.array([is_held_out(f"half/{one}", 0.5, seed) for one in question])
-    scale, shift = classification.platt(last, label)
-    numbers = np.array([classification.platt(last[half != side], label[half != side]) for side in half])
+    scale, shift = calibration.platt(last, label)
+    numbers = np.array([calibration.platt(last[half != side], label[half != side]) for side in half])
     honest = [1 / (1 + np.exp(-(a * np.array(of_steps) + b))) for of_steps, (a, b) in zip(logits, numbers, strict=True)]
     with torch.no_grad():
         output = head(model)
         output.weight.mul_(scale)
         output.bias.mul_(scale).add_(shift)
-    return classification.report(honest, label, question, seed) | {"scale": scale, "shift": shift}
+    return calibration.report(honest, label, question, seed) | {"scale": scale, "shift": shift}, honest
