@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.models import adapters
+from reasonrl.models.policy import load_policy
 from reasonrl.models.verifier import head, is_verifier, load_verifier, new_verifier
 from reasonrl.records import steps
 from reasonrl.rewards import calibration, orm
 from reasonrl.rewards.orm import Encoder, Solution, step_ends
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
-from reasonrl.training.orm import Example, balanced, collate, is_held_out
+from reasonrl.training.orm import Example, balanced, collate, in_rows, is_held_out, weighted_loss
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +154,59 @@ def test_weights_balance_questions_and_labels():
 
 
 def test_every_step_end_carries_the_label_and_its_share_of_the_weight():
-    batch = collate([example("a", True, (1, 3)), example("b", False, (2,))], "all")
+    rows = in_rows([example("a", True, (1, 3)), example("b", False, (2,))], False)
+    batch = collate(rows, "all")
     assert batch.input_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
     assert list(zip(batch.rows.tolist(), batch.places.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]
     assert batch.labels.tolist() == [1, 1, 0] and batch.weights.tolist() == [0.5, 0.5, 1]
-    final = collate([example("a", True, (1, 3)), example("b", False, (2,))], "final")
+    assert batch.mask is None and batch.positions is None
+    final = collate(rows, "final")
     assert final.places.tolist() == [3, 2] and final.weights.tolist() == [1, 1]
+
+
+def of_questions(encode, questions=6, each=4):
+    """Balanced examples: of each question its reference and imperfect solutions."""
+    found = []
+    for number, (right, *wrong) in enumerate(islice(zip(*(
+        [mini.problems("test")] + [mini.imperfect("test", 0.5, seed) for seed in range(each - 1)]
+    ), strict=False), questions)):  # fmt: skip
+        texts = [right["reference"], *(one["reference"] for one in wrong)]
+        solutions = [encode(record(text, question=right["question"])) for text in texts]
+        found += [Example(str(number), one, not place) for place, one in enumerate(solutions)]
+    return balanced(found)
+
+
+def test_solutions_behind_one_prompt_learn_what_they_learn_alone(verifier, encode):
+    examples = of_questions(encode)
+    embeddings = verifier.model.get_input_embeddings().weight
+    found = []
+    for share in (False, True):
+        rows = in_rows(examples, share)
+        assert len(rows) == (6 if share else 24) and sum(len(row.examples) for row in rows) == 24
+        verifier.model.zero_grad()
+        loss = weighted_loss(verifier.model, collate(rows, "all"), embeddings, 0.5)
+        loss.backward()
+        found.append((loss.item(), [p.grad.clone() for p in verifier.model.parameters()]))
+    verifier.model.zero_grad()
+    (alone, gradients), (shared, shared_gradients) = found
+    assert shared == pytest.approx(alone, rel=1e-5)
+    for one, other in zip(gradients, shared_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+    assert len(collate(in_rows(examples, True), "all").input_ids[0]) < 3 * max(map(len, examples))
+
+
+def test_the_language_model_loss_is_the_policy_s_on_right_solutions(encode):
+    fresh, policy = new_verifier("tiny", device="cpu"), load_policy("tiny", device="cpu").model
+    examples = of_questions(encode)
+    batch, embeddings = collate(in_rows(examples, True), "all"), fresh.model.get_input_embeddings().weight
+    with torch.no_grad():
+        words = weighted_loss(fresh.model, batch, embeddings, 1.0) - weighted_loss(fresh.model, batch)
+    expected = 0.0
+    for example in examples:
+        ids, prompt = torch.tensor([example.solution.ids]), example.solution.prompt
+        said = policy(ids).logits[0, prompt - 1 : -1].log_softmax(-1)
+        expected -= example.weight * example.label * said.gather(1, ids[0, prompt:, None]).mean().item()
+    assert words.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_held_out_is_by_question_and_seed():

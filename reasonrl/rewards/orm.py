@@ -33,10 +33,12 @@ class Solution:
     """A question and a solution as token ids; `ends` are the positions in `ids` where its steps end.
 
     The last of `ends` is the last position. A solution without a step has that one too, though no step ends there.
+    The first `prompt` of `ids` are the question's.
     """
 
     ids: list[int]
     ends: list[int]
+    prompt: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,7 +66,7 @@ class Encoder:
         size = len(prompt_ids) + len(ids)
         if size > self.policy.context:
             raise RecordError(f"{size} tokens do not fit the reward model's context of {self.policy.context}")
-        return Solution(prompt_ids + ids, [len(prompt_ids) + end for end in ends] or [size - 1])
+        return Solution(prompt_ids + ids, [len(prompt_ids) + end for end in ends] or [size - 1], len(prompt_ids))
 
     def _line_by_line(self, completion: str, ended: bool) -> tuple[list[int], list[int]]:
         """The completion tokenised a line at a time, so that every newline ends a token."""

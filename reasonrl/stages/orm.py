@@ -23,6 +23,13 @@ LoraLayers = Annotated[
     int | None,
     typer.Option("--lora-layers", min=1, metavar="N", help="Adapt the last N layers only: faster.", show_default="all"),
 ]
+LmWeight = Annotated[
+    float, typer.Option("--lm-weight", min=0, metavar="W", help="Go on learning to write right solutions, by so much.")
+]
+SharePrompts = Annotated[
+    bool,
+    typer.Option("--share-prompts", help="Read each question once for all its solutions: faster."),
+]
 HeldOut = Annotated[
     float, typer.Option("--held-out", min=0, max=0.9, metavar="F", help="Fraction of the questions kept for judging.")
 ]
@@ -34,6 +41,8 @@ def orm(
     output: flags.Checkpoint = "",
     prefixes: PrefixesFlag = Prefixes.all,
     held_out: HeldOut = 0.1,
+    lm_weight: LmWeight = 0.0,
+    share_prompts: SharePrompts = False,
     preset: training.PresetFlag = training.Preset.auto,
     epochs: training.Epochs = None,
     batch_size: training.BatchSize = None,
@@ -91,7 +100,7 @@ def orm(
         optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
         prefixes=prefixes.value, held_out=held_out, batch_tokens=batch_tokens, max_length=max_length,
         lora_rank=lora_rank, lora_layers=lora_layers, gradient_checkpointing=gradient_checkpointing,
-        save_every=save_every, seed=seed,
+        save_every=save_every, seed=seed, lm_weight=lm_weight, share_prompts=share_prompts,
     )  # fmt: skip
 
     held = training.held_in(dtype, lora_rank)

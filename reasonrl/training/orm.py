@@ -8,6 +8,12 @@ this label, g questions have solutions with this label, and the solution has e s
 1. So an easy question weighs no more than a hard one, a rare right solution as much as all the wrong ones beside it,
 and both labels the same.
 
+With `lm_weight` the trunk goes on learning to write the right solutions, as the verifier of Cobbe et al. does: added is
+
+    − lm_weight · (1 / N) Σ w log p(token | question, tokens before)      over the tokens of the right solutions
+
+where now e in w is the number of the solution's tokens.
+
 Solutions do not come so balanced, and the probabilities would be off: two numbers, scale and shift of the logit, are
 fitted on the held-out questions afterwards (Platt 1999) and written into the head. They change no ranking.
 """
@@ -21,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from reasonrl import console, jsonl
-from reasonrl.errors import ReasonRLError
+from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models import adapters
 from reasonrl.models.checkpoint import Checkpoint
 from reasonrl.models.policy import Policy
@@ -54,6 +60,8 @@ class Settings:
     max_length: int | None = None
     lora_rank: int = 0
     lora_layers: int | None = None  # adapt the last so many only
+    lm_weight: float = 0.0
+    share_prompts: bool = False  # one pass over a question for all its solutions
     gradient_checkpointing: bool = False
     save_every: int = 200
     seed: int = 0
@@ -73,18 +81,41 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Row:
+    """Solutions that go through the model in one sequence: one, or several behind the `prompt` tokens they share."""
+
+    examples: Sequence[Example]
+    prompt: int = 0
+
+    def __len__(self) -> int:
+        return self.prompt + sum(len(example) - self.prompt for example in self.examples)
+
+
+@dataclass(frozen=True)
 class Microbatch:
-    """What one forward pass takes. input_ids: (B, T), padded on the right. N step ends of these B solutions stand at
-    (rows, places), each (N,), with labels and weights, (N,) float32."""
+    """What one forward pass takes. input_ids: (B, T), padded on the right. N step ends of the solutions in these B rows
+    stand at (rows, places), each (N,), with labels and weights, (N,) float32. The M `tokens` of right solutions come
+    next after (token_rows, token_places), each (M,), with token_weights.
+
+    Where rows hold several solutions, `positions` (B, T) go on from the prompt in each of them, and `mask` (B, 1, T, T)
+    lets a solution see the prompt and itself; else both are None.
+    """
 
     input_ids: torch.Tensor
     rows: torch.Tensor
     places: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
+    token_rows: torch.Tensor
+    token_places: torch.Tensor
+    tokens: torch.Tensor
+    token_weights: torch.Tensor
+    positions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Microbatch":
-        return Microbatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        parts = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Microbatch(*(part if part is None else part.to(device) for part in parts))
 
 
 def is_held_out(question: str, fraction: float, seed: int) -> bool:
@@ -107,18 +138,85 @@ def balanced(examples: Sequence[Example]) -> list[Example]:
     ]
 
 
-def collate(examples: Sequence[Example], prefixes: str) -> Microbatch:
-    """Pads to the longest solution. A solution's weight is shared among its step ends."""
-    input_ids = torch.zeros((len(examples), max(map(len, examples))), dtype=torch.long)
+def in_rows(examples: Sequence[Example], share_prompts: bool) -> list[Row]:
+    """A row for each example; with `share_prompts` for each question and prompt."""
+    if not share_prompts:
+        return [Row([example]) for example in examples]
+    found: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
+    for example in examples:
+        prompt = tuple(example.solution.ids[: example.solution.prompt])
+        found.setdefault((example.question, prompt), []).append(example)
+    return [Row(together, len(prompt)) for (_, prompt), together in found.items()]
+
+
+def collate(batch: Sequence[Row], prefixes: str) -> Microbatch:
+    """Pads to the longest row. A solution's weight is shared among its step ends."""
+    shape = len(batch), max(map(len, batch))
+    input_ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    owner = torch.full(shape, -1)  # whose a position is: 0 the prompt's, 1 … the solutions', -1 nobody's
     rows, places, labels, weights = [], [], [], []
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example)] = torch.tensor(example.solution.ids)
-        ends = example.solution.ends if prefixes == "all" else example.solution.ends[-1:]
-        rows += [row] * len(ends)
-        places += ends
-        labels += [float(example.label)] * len(ends)
-        weights += [example.weight / len(ends)] * len(ends)
-    return Microbatch(input_ids, torch.tensor(rows), torch.tensor(places), torch.tensor(labels), torch.tensor(weights))
+    token_rows, token_places, tokens, token_weights = [], [], [], []
+    for number, row in enumerate(batch):
+        start = row.prompt
+        input_ids[number, :start] = torch.tensor(row.examples[0].solution.ids[:start])
+        positions[number, :start] = torch.arange(start)
+        owner[number, :start] = 0
+        for which, example in enumerate(row.examples, 1):
+            ids, shift = example.solution.ids, start - row.prompt
+            here = slice(start, len(ids) + shift)
+            input_ids[number, here] = torch.tensor(ids[row.prompt :])
+            positions[number, here] = torch.arange(row.prompt, len(ids))
+            owner[number, here] = which
+            ends = example.solution.ends if prefixes == "all" else example.solution.ends[-1:]
+            rows += [number] * len(ends)
+            places += [end + shift for end in ends]
+            labels += [float(example.label)] * len(ends)
+            weights += [example.weight / len(ends)] * len(ends)
+            if example.label:
+                learnt = range(max(1, example.solution.prompt), len(ids))
+                token_rows += [number] * len(learnt)
+                token_places += [place - 1 + (shift if place > row.prompt else 0) for place in learnt]
+                tokens += ids[learnt.start :]
+                token_weights += [example.weight / len(learnt)] * len(learnt)
+            start = here.stop
+    shared = ()
+    if any(len(row.examples) > 1 for row in batch):
+        seen, seer = owner[:, None, :], owner[:, :, None]
+        shared = positions, (((seen == 0) | (seen == seer)) & torch.ones(shape[1], shape[1]).tril().bool())[:, None]
+    rows, places, token_rows, token_places, tokens = (
+        torch.tensor(part, dtype=torch.long) for part in (rows, places, token_rows, token_places, tokens)
+    )
+    labels, weights, token_weights = (
+        torch.tensor(part, dtype=torch.float32) for part in (labels, weights, token_weights)
+    )
+    return Microbatch(
+        input_ids, rows, places, labels, weights, token_rows, token_places, tokens, token_weights, *shared
+    )  # fmt: skip
+
+
+def weighted_loss(
+    model: torch.nn.Module, part: Microbatch, output_embeddings: torch.Tensor | None = None, lm_weight: float = 0.0
+) -> torch.Tensor:
+    """The loss of a microbatch, summed over its solutions: see the top. output_embeddings: (vocabulary, hidden)."""
+    output = model(
+        input_ids=part.input_ids, attention_mask=part.mask, position_ids=part.positions, use_cache=False,
+        output_hidden_states=lm_weight > 0,
+    )  # fmt: skip
+    logits = output.logits[part.rows, part.places, 0].float()
+    loss = binary_cross_entropy_with_logits(logits, part.labels, part.weights, reduction="sum")
+    if lm_weight:
+        hidden = output.hidden_states[-1][part.token_rows, part.token_places]
+        said = cross_entropy((hidden @ output_embeddings.T).float(), part.tokens, reduction="none")
+        loss = loss + lm_weight * (part.token_weights * said).sum()
+    return loss
+
+
+def _output_embeddings(verifier: Policy, model: torch.nn.Module) -> torch.Tensor:
+    """What the policy that the trunk came from says its tokens with. A token classifier keeps it only where it is the
+    input embedding too."""
+    if not model.config.tie_word_embeddings:
+        raise UsageError(f"{verifier.name}: --lm-weight needs a model whose input and output embeddings are one")
+    return model.get_input_embeddings().weight
 
 
 def train(
@@ -146,7 +244,9 @@ def train(
     kept_away = [example for example in fitting if is_held_out(example.question, settings.held_out, settings.seed)]
     learnt = balanced([e for e in fitting if not is_held_out(e.question, settings.held_out, settings.seed)])
 
-    plan = batches(len(learnt), settings.batch_size, settings.epochs, settings.seed)
+    rows = in_rows(learnt, settings.share_prompts)
+    at_a_time = max(1, round(settings.batch_size * len(rows) / len(learnt)))
+    plan = batches(len(rows), at_a_time, settings.epochs, settings.seed)
     model = verifier.model
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -157,15 +257,21 @@ def train(
         accelerator, model, settings.optimisation, len(plan), checkpoint, settings.save_every, settings.seed
     )  # fmt: skip
     most_tokens = settings.batch_tokens or (1 << 13 if accelerator.device.type == "cpu" else 1 << 14)
+    output_embeddings = _output_embeddings(verifier, model) if settings.lm_weight else None
 
     def loss(part: Microbatch) -> torch.Tensor:
-        logits = loop.model(input_ids=part.input_ids, use_cache=False).logits[part.rows, part.places, 0]
-        return binary_cross_entropy_with_logits(logits.float(), part.labels, part.weights, reduction="sum")
+        return weighted_loss(loop.model, part, output_embeddings, settings.lm_weight)
 
-    def parts(mine: Sequence[Example]) -> list[Microbatch]:
+    def parts(mine: Sequence[Row]) -> list[Microbatch]:
         return [collate([mine[i] for i in part], settings.prefixes) for part in orm.batches(mine, most_tokens)]
 
-    metrics = epochs.run(loop, learnt, plan, settings.epochs, parts=parts, loss=loss)
+    def size(step: Sequence[Row]) -> int:
+        return sum(len(row.examples) for row in step)
+
+    metrics = epochs.run(
+        loop, rows, plan, settings.epochs,
+        parts=parts, loss=loss, size=size, about=lambda step: {"examples": size(step)},
+    )  # fmt: skip
 
     trained = loop.finish()
     report = {}
