@@ -3,12 +3,12 @@
     python recipes/tiny_orm_weights.py deepen MODEL OUT --layers 4
     python recipes/tiny_orm_weights.py halve ORM OUT
 
-`deepen` adds layers on top that change nothing yet (what they would add starts at zero). Two layers are enough to find
-the next step; to compare it with the one that stands there, and to gather that over all steps, takes more. `halve`
-writes a finished verifier in fp16, and copies what else is in its directory.
+`deepen` adds layers on top that change nothing yet: what they add starts at zero. `halve` writes a finished verifier in
+fp16, and copies what else is in its directory.
 """
 
 import argparse
+import copy
 import shutil
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from reasonrl.models.policy import load_policy
 def deepen(name: str, out: Path, layers: int, seed: int) -> None:
     """A policy of `layers` layers that says exactly what the policy `name` says."""
     policy = load_policy(name, device="cpu", dtype="fp32")
-    before = policy.model
-    policy.model.config.num_hidden_layers = layers
+    before, config = policy.model, copy.deepcopy(policy.model.config)
+    depth, config.num_hidden_layers = config.num_hidden_layers, layers
     torch.manual_seed(seed)
-    deeper = AutoModelForCausalLM.from_config(before.config, dtype=torch.float32)
+    deeper = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     deeper.load_state_dict(before.state_dict(), strict=False)
-    for layer in deeper.model.layers[len(before.model.layers) :]:
+    for layer in deeper.model.layers[depth:]:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
     deeper.generation_config = before.generation_config

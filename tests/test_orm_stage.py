@@ -105,6 +105,20 @@ def test_it_reads_a_pipe_and_eval_reranks(verifier, samples):
     assert "rerank" in {metric["name"] for metric in json.loads(done.stdout)["metrics"]}
 
 
+def test_the_line_of_the_design_runs_as_it_stands():
+    line = "reasonrl sample --k 96 | reasonrl score --reward orm"  # with the bundled models, on the first 16 problems
+    without = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("REASONRL_")}
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, env=without,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(one) for one in done.stdout.splitlines()]
+    assert [(one["id"], one["k"]) for one in found] == [(f"mini/train/{i}", k) for i in range(16) for k in range(96)]
+    right, wrong = ([one["rewards"]["orm"] for one in found if one["correct"] is which] for which in (True, False))
+    assert np.mean(right) > np.mean(wrong) + 0.2
+
+
 def test_samples_leave_when_nothing_more_comes(verifier, samples):
     line = [sys.executable, "-m", "reasonrl", "score", "--reward", "orm", "--orm", str(verifier)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
