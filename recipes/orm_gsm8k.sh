@@ -11,7 +11,7 @@ set -euo pipefail
 : "${HELD_OUT:=0.3333}"             # of the questions
 : "${SEED:=0}"
 : "${LIMIT:=}"                      # solutions, for a trial run
-: "${ORM:=--lora-rank 16 --epochs 2 --batch-size 16 --lr 5e-4}"
+: "${ORM:=--lora-rank 16 --lora-layers 12 --share-prompts --epochs 1 --batch-size 8 --lr 8e-4}"
 : "${REASONRL:=reasonrl}" "${PYTHON:=python}"
 
 run() { echo "+ ${REASONRL##* -m } $*" >&2; $REASONRL "$@"; }

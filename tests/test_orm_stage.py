@@ -168,7 +168,8 @@ def test_resumed_training_equals_uninterrupted(scored, tmp_path):
 
 @pytest.mark.slow
 def test_an_adapter_trains_and_scores(scored, samples, tmp_path):
-    reasonrl("orm", scored, "--lora-rank", 4, "--epochs", 1, "--lr", "5e-3", "-o", tmp_path / "adapter")
+    reasonrl("orm", scored, "--lora-rank", 4, "--lora-layers", 1, "--share-prompts", "--lm-weight", 0.5, "--epochs", 1,
+             "--lr", "5e-3", "-o", tmp_path / "adapter")  # fmt: skip
     assert (tmp_path / "adapter" / "adapter_config.json").exists()
     done = reasonrl("score", samples, "--reward", "orm", "--orm", tmp_path / "adapter", "-q")
     assert len({json.loads(line)["reward"] for line in done.stdout.splitlines()}) > 50
