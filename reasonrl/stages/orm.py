@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reasonrl import console
-from reasonrl.errors import RecordError
+from reasonrl.errors import RecordError, UsageError
 from reasonrl.records import Record, need_text
 from reasonrl.stages import flags, training
 from reasonrl.stages.sample import Prompt
@@ -79,6 +79,8 @@ def orm(
       reasonrl orm scored.jsonl --model ./smollm2 --lora-rank 16 --held-out 0.33 -o runs/orm
     """
     training.refuse_conditional(model, "--model", "solutions have none; take the weights before rcrl")
+    if share_prompts and attn not in (None, "sdpa", "eager"):
+        raise UsageError(f"--share-prompts needs --attn sdpa or eager: {attn} takes no mask of its own")
     target, rows, readers, is_main = training.begin(scored, output, limit, force=force, resume=resume)
 
     from reasonrl.models import checkpoint

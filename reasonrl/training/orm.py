@@ -104,11 +104,11 @@ class Microbatch:
     input_ids: torch.Tensor
     rows: torch.Tensor
     places: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
     token_rows: torch.Tensor
     token_places: torch.Tensor
     tokens: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
     token_weights: torch.Tensor
     positions: torch.Tensor | None = None
     mask: torch.Tensor | None = None
@@ -183,15 +183,9 @@ def collate(batch: Sequence[Row], prefixes: str) -> Microbatch:
     if any(len(row.examples) > 1 for row in batch):
         seen, seer = owner[:, None, :], owner[:, :, None]
         shared = positions, (((seen == 0) | (seen == seer)) & torch.ones(shape[1], shape[1]).tril().bool())[:, None]
-    rows, places, token_rows, token_places, tokens = (
-        torch.tensor(part, dtype=torch.long) for part in (rows, places, token_rows, token_places, tokens)
-    )
-    labels, weights, token_weights = (
-        torch.tensor(part, dtype=torch.float32) for part in (labels, weights, token_weights)
-    )
-    return Microbatch(
-        input_ids, rows, places, labels, weights, token_rows, token_places, tokens, token_weights, *shared
-    )  # fmt: skip
+    whole = [torch.tensor(part, dtype=torch.long) for part in (rows, places, token_rows, token_places, tokens)]
+    real = [torch.tensor(part, dtype=torch.float32) for part in (labels, weights, token_weights)]
+    return Microbatch(input_ids, *whole, *real, *shared)
 
 
 def weighted_loss(
