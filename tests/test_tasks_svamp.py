@@ -1,5 +1,8 @@
 """SVAMP: equations worked out one step a line, and what the published files hold."""
 
+import re
+from fractions import Fraction
+
 import pytest
 
 from reasonrl.errors import RecordError, UsageError
@@ -57,3 +60,16 @@ def test_published_files_load_and_their_references_are_right(data, task, split, 
     assert len(problems) == count == len({problem["id"] for problem in problems})
     wrong = [p["id"] for p in problems if not exact.judge(p["reference"], p["answer"]).strict]
     assert wrong == [id for id in svamp.CONTRADICTORY if id.startswith(f"{task}/{split}/")]
+
+
+def test_what_the_page_says_of_the_published_answers(data):
+    """docs/tasks.md counts them: exact, rounded, neither; and those off by more than 0.001."""
+    exactly, off = 0, []
+    for problem in (p for split in ("train", "test") for p in source.task_problems("svamp", split, str(data))):
+        value = eval(re.sub(r"\d+(?:\.\d+)?", r'Fraction("\g<0>")', problem["equation"]))
+        exactly += value == Fraction(problem["answer"])
+        if abs(value - Fraction(problem["answer"])) > Fraction("0.001"):
+            off.append(problem["id"])
+    assert (exactly, 4138 - exactly - len(svamp.CONTRADICTORY)) == (4071, 57)
+    rounded = {f"svamp/train/{number}" for number in (121, 766, 1795, 1913)}
+    assert len(off) == 13 and set(off) == rounded | set(svamp.CONTRADICTORY) - {"svamp/train/630"}
