@@ -16,6 +16,9 @@ model=$1 at=$2
 shift 2
 : "${METRICS:=$at.metrics.jsonl}"   # the record of metrics
 
+reading=() # a Python file reads its own answers
+[[ $TASK != *.py ]] || reading=(--task "$TASK")
+
 run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
 sample() { # PART REWARD FLAGS...: samples of the test split in PREFIX.PART.jsonl, scored in PREFIX.PART.scored.jsonl
@@ -24,7 +27,7 @@ sample() { # PART REWARD FLAGS...: samples of the test split in PREFIX.PART.json
   # shellcheck disable=SC2086
   run sample --task "$TASK" --split test --model "$model" --max-tokens "$MAX_TOKENS" --seed "$SEED" "${@:3}" $EVAL_SAMPLE --resume \
     -o "$at.$1.jsonl"
-  run score "$at.$1.jsonl" -q $([ "$2" = exact ] || echo --reward "$2") --resume -o "$scored"
+  run score "$at.$1.jsonl" "${reading[@]}" -q $([ "$2" = exact ] || echo --reward "$2") --resume -o "$scored"
   parts+=("$scored")
 }
 

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 : "${OUT:=runs/expert-iteration}"   # everything is written here
-: "${TASK:=mini}"                   # mini, gsm8k, or a JSONL file
+: "${TASK:=mini}"                   # mini, gsm8k, or a JSONL or Python file
 : "${BASE:=tiny}"                   # each round is fine-tuned from these weights
 : "${START:=$BASE}"                 # round 1 samples from these (an SFT checkpoint, say)
 : "${ROUNDS:=2}"
@@ -31,6 +31,9 @@ export TASK MAX_TOKENS SEED REASONRL # and what evaluate.sh beside this reads: E
 
 ALGORITHM=ei$([ "$REWARD" = exact ] || echo "-$REWARD")
 
+reading=() # a Python file reads its own answers
+[[ $TASK != *.py ]] || reading=(--task "$TASK")
+
 run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
 sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --seed "$SEED" --resume "$@"; }
@@ -50,7 +53,7 @@ for round in $(seq "$ROUNDS"); do
   at="$OUT/round$round"
   # shellcheck disable=SC2086
   sample --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" $flags -o "$at.samples.jsonl"
-  run score "$at.samples.jsonl" --reward "$REWARD" --resume -o "$at.scored.jsonl"
+  run score "$at.samples.jsonl" "${reading[@]}" --reward "$REWARD" --resume -o "$at.scored.jsonl"
   run filter "$at.scored.jsonl" "${kept[@]}" --min-reward "$MIN_REWARD" --dedup equations \
     --per-question "$PER_QUESTION" --resume -o "$at.kept.jsonl"
   # shellcheck disable=SC2086

@@ -1,5 +1,6 @@
 """The sparse reward of the paper: 1 if the final answer is the right number, else 0."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from reasonrl.errors import RecordError
@@ -25,14 +26,23 @@ class Verdict(NamedTuple):
         }
 
 
-def judge(completion: str, answer: str) -> Verdict:
+def judge(completion: str, answer: str, read: Callable[[str], str | None] | None = None) -> Verdict:
     """Reads the completion strictly and flexibly (see `tasks.answers`) and compares with `answer`.
 
-    Raises RecordError if `answer` itself holds no number.
+    read: a task's own reading, in place of both. What it finds, and `answer`, need be no numbers then: they are equal
+    where they are the same text, or numbers of the same value. Raises RecordError if `answer` itself holds no number
+    and there is no `read`.
     """
+    if read:
+        found = read(completion)
+        found = None if found is None else answers.spelled(found)
+        right = found is not None and found == answers.spelled(answer)
+        return Verdict(right, right, found, found)
     truth = answers.canonical(answer)
     if truth is None:
-        raise RecordError(f'field "answer" holds no number: {answer!r}')
+        raise RecordError(
+            f'field "answer" holds no number: {answer!r} (a --task FILE.py may read other answers: docs/tasks.md)'
+        )
     strict = answers.extract(completion)
     flexible = strict if strict is not None else answers.extract(completion, flexible=True)
     return Verdict(strict == truth, flexible == truth, strict, flexible)

@@ -1,10 +1,10 @@
 """Judges samples inside a process that trains on them: what `score` does to a file, without the file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
-from reasonrl.errors import ReasonRLError, RecordError
+from reasonrl.errors import ReasonRLError
 from reasonrl.records import Record
 from reasonrl.rewards import exact
 from reasonrl.rewards.external import Failed
@@ -24,10 +24,19 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """The weighted sum of several rewards. `flexible`: which reading of the final answer counts as correct."""
+    """The weighted sum of several rewards. `flexible`: which reading of the final answer counts as correct.
 
-    def __init__(self, chosen: Sequence[Choice], means: Means, flexible: bool):
-        self.chosen, self.flexible = chosen, flexible
+    read: the task's own reading, if it has one (`tasks.own.reading`).
+    """
+
+    def __init__(
+        self,
+        chosen: Sequence[Choice],
+        means: Means,
+        flexible: bool,
+        read: Callable[[str], str | None] | None = None,
+    ):
+        self.chosen, self.flexible, self.read = chosen, flexible, read
         self.rewards = [make(choice, means) for choice in chosen]
 
     def __call__(self, records: Sequence[Record]) -> list[Judged]:
@@ -53,7 +62,8 @@ class Judge:
         """For each reward what it wants of the records, which get the verdict's fields."""
         for record in records:
             if "answer" in record:
-                record |= self._at(record, exact.judge, record["completion"], record["answer"]).fields(self.flexible)
+                verdict = self._at(record, exact.judge, record["completion"], record["answer"], self.read)
+                record |= verdict.fields(self.flexible)
         return [[self._at(record, reward.prepare, record) for record in records] for reward in self.rewards]
 
     def about(self) -> list[dict]:
@@ -68,7 +78,7 @@ class Judge:
     def _at(self, record: Record, what, *given):
         try:
             return what(*given)
-        except RecordError as error:
+        except ReasonRLError as error:
             raise ReasonRLError(f"{record['id']}: {error}") from None
 
     def _sum(self, record: Record, credits) -> Judged:

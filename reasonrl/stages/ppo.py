@@ -13,6 +13,7 @@ from reasonrl.rewards.named import Means, choices
 from reasonrl.stages import flags, score, training
 from reasonrl.stages.sample import MaxTokens, Problems, Prompt, Stop, Temperature
 from reasonrl.tasks import source
+from reasonrl.tasks.own import reading
 from reasonrl.tasks.prompts import own_form, prompt_form
 
 
@@ -166,7 +167,7 @@ def ppo(
     policy = load_policy(model, device="cpu" if device == "cpu" else None, dtype=held, attn=attn)
     form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory) or own_form(task))
     means = Means(orm, device, flags.Precision.fp32.value, batch_tokens, timeout)
-    with closing(Judge(chosen, means, answer == flags.Answer.flexible)) as judge:
+    with closing(Judge(chosen, means, answer == flags.Answer.flexible, reading(task))) as judge:
         console.log(
             f"{settings.updates} updates of {settings.batch_size} rollouts ({settings.k} a question), "
             f"{len(asked)} questions, {settings.epochs} epochs, learning rate {lr:g} ({preset.value})"

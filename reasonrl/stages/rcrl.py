@@ -16,6 +16,7 @@ from reasonrl.rewards.named import Means, choices
 from reasonrl.stages import flags, score, training
 from reasonrl.stages.sample import MaxTokens, Problems, Prompt, Stop, Temperature, whole_problems
 from reasonrl.tasks import source
+from reasonrl.tasks.own import reading
 from reasonrl.tasks.prompts import own_form, prompt_form
 
 
@@ -145,7 +146,7 @@ def rcrl(
             policy = load_policy(model, device=device, dtype=dtype.value, attn=attn)
             form = prompt_form(prompt, stop, checkpoint.prompt_form(policy.directory) or own_form(task))
             means = Means(orm, device, flags.Precision.fp32.value, batch_tokens, timeout)
-            judge = running.enter_context(closing(Judge(chosen, means, answer == flags.Answer.flexible)))
+            judge = running.enter_context(closing(Judge(chosen, means, answer == flags.Answer.flexible, reading(task))))
             sampling = Sampling(solutions, temperature, 1.0, max_tokens, form.stop, seed)
             return Labeller(policy, HFEngine(policy, batch_tokens), judge, form, sampling, k)
 

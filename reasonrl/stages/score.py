@@ -1,7 +1,8 @@
 """`reasonrl score`: adds verdicts and rewards to samples."""
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +16,7 @@ from reasonrl.rewards import exact
 from reasonrl.rewards.external import Failed
 from reasonrl.rewards.named import Choice, Credit, Means, Reward, choices, make
 from reasonrl.stages import flags
+from reasonrl.tasks import own, source
 
 RewardFlag = Annotated[
     list[str] | None,
@@ -25,6 +27,11 @@ Weight = Annotated[
     list[str] | None,
     typer.Option("--weight", metavar="NAME=W", show_default="1",
                  help="The reward's weight in the sum, `reward`; may be repeated."),
+]  # fmt: skip
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", show_default=False,
+                 help="Read answers as this task does: a FILE.py with a function `extract`."),
 ]  # fmt: skip
 Orm = Annotated[
     str,
@@ -45,6 +52,7 @@ def score(
     reward: RewardFlag = None,
     weight: Weight = None,
     answer: flags.AnswerFlag = flags.Answer.strict,
+    task: Task = None,
     orm: Orm = "tiny-orm",
     timeout: Timeout = 60.0,
     batch_tokens: flags.BatchTokens = None,
@@ -60,8 +68,8 @@ def score(
 
     Reads each final answer and compares it with the problem's. Adds `correct`, `correct_strict`, `correct_flexible`,
     `extracted`, `rewards` and their sum `reward`. A marked answer follows ####, A:, \\boxed{ or "the answer is";
-    docs/score.md tells how numbers are compared, docs/orm.md and docs/dense.md what the rewards `orm` and `dense` are,
-    docs/rewards.md how to bring your own.
+    docs/score.md tells how numbers are compared, docs/tasks.md how a task of your own reads answers, docs/orm.md and
+    docs/dense.md what the rewards `orm` and `dense` are, docs/rewards.md how to bring your own.
 
     \b
     Examples:
@@ -70,12 +78,13 @@ def score(
       reasonrl score samples.jsonl --reward exact --answer flexible -o scored.jsonl
       reasonrl score samples.jsonl --reward exact --reward orm --weight orm=0.5 --orm runs/orm -o scored.jsonl
       reasonrl score samples.jsonl --reward verify.py:check --reward 'cmd:./verify --strict' > scored.jsonl
+      reasonrl score samples.jsonl --task chess.py -o scored.jsonl
       reasonrl score samples.jsonl --on-error skip --rejects bad.jsonl > scored.jsonl
     """
     chosen = choices(reward or ["exact"], weight or [])
     readers = jsonl.inputs(samples or [])
     bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
-    tally = Tally(flexible=answer == flags.Answer.flexible)
+    tally = Tally(answer == flags.Answer.flexible, reading_of(task))
     # A model or a program goes on behind what an earlier run wrote. To judge all that again, in other batches, would
     # cost the time once more, and might give other last digits.
     replay = all(choice.spec in ("exact", "dense") for choice in chosen)
@@ -94,7 +103,12 @@ def score(
             need_text(record, "completion")
             before = rewards_of(record)
             if "answer" in record:
-                record |= tally.verdict(record)
+                try:
+                    record |= tally.verdict(record)
+                except RecordError:
+                    raise
+                except ReasonRLError as error:  # of the task's own reading
+                    raise ReasonRLError(f"{window.place}: {error}") from None
             prepared = [one.prepare(record) for one in rewards]
             tally.samples += 1
             if (scored := next(earlier, None)) is None:
@@ -104,7 +118,7 @@ def score(
 
         try:
             jsonl.each(readers, visit, bad)
-        except RecordError:
+        except ReasonRLError:
             window.flush()  # what came before the bad line is not lost
             raise
         window.flush()
@@ -113,17 +127,24 @@ def score(
     tally.show()
 
 
-class Tally:
-    """Reads final answers and counts how they compare."""
+def reading_of(task: str | None) -> Callable[[str], str | None] | None:
+    """How `--task` reads answers; None where it reads numbers as all but a Python file do. Raises UsageError."""
+    if task and not (task in source.TASKS or os.path.exists(task)):
+        raise UsageError(f"--task {task}: no such task; there are {', '.join(source.TASKS)}, or name a file")
+    return own.reading(task)
 
-    def __init__(self, flexible: bool):
-        self.flexible = flexible
+
+class Tally:
+    """Reads final answers and counts how they compare. read: a task's own reading, if it has one."""
+
+    def __init__(self, flexible: bool, read: Callable[[str], str | None] | None):
+        self.flexible, self.read = flexible, read
         self.samples = self.judged = self.strict = self.lenient = self.unparseable = 0
 
     def verdict(self, record: Record) -> Record:
         """The fields that say whether the final answer is right. Raises RecordError if `answer` is no number."""
         need_text(record, "answer")
-        found = exact.judge(record["completion"], record["answer"])
+        found = exact.judge(record["completion"], record["answer"], self.read)
         fields = found.fields(self.flexible)
         self.judged += 1
         self.strict += found.strict
@@ -142,7 +163,7 @@ class Tally:
             console.log(
                 f"{self.samples} samples: {self.strict / self.judged:.1%} correct (strict), "
                 f"{self.lenient / self.judged:.1%} (flexible), {self.unparseable / self.judged:.1%} without a "
-                f"{'' if self.flexible else 'marked '}answer"
+                f"{'' if self.flexible or self.read else 'marked '}answer"
             )
 
 
@@ -170,6 +191,11 @@ class Window:
         self.filled = [0] * len(rewards)
         self.seconds = [0.0] * len(rewards)
 
+    @property
+    def place(self) -> str:
+        """File and line of the record that came in last."""
+        return f"{self.reader.name}:{self.reader.line_number}"
+
     def pause(self, reader: jsonl.Reader) -> None:
         """Called before each wait for more of `reader`."""
         self.reader = reader
@@ -183,7 +209,7 @@ class Window:
             credits = [one.judge((record,), (own,))[0] for one, own in zip(self.rewards, prepared, strict=True)]
             self._write(record, before, credits)
             return
-        self.held.append(Held(record, before, prepared, f"{self.reader.name}:{self.reader.line_number}"))
+        self.held.append(Held(record, before, prepared, self.place))
         for number, one in self.batching:
             self.filled[number] += one.size(prepared[number])
         if any(self.filled[number] >= one.capacity for number, one in self.batching):

@@ -56,6 +56,13 @@ def canonical(answer: str) -> str | None:
     return _read(found) if found else None
 
 
+def spelled(answer: str) -> str:
+    """An answer that need not be a number: one that is a number and nothing else in canonical form, others stripped."""
+    answer = answer.strip()
+    found = _ANY.fullmatch(answer)
+    return (_read(found) if found else None) or answer
+
+
 def _read(found: re.Match) -> str | None:
     """The canonical spelling of a number that `_NUMBER` found; None if it divides by zero or is absurdly long."""
     part = found.groupdict()

@@ -5,25 +5,30 @@ The file may define
     def problems(split): ...      dictionaries with `question` and `answer`, and `id` and `reference` if there are any
     PROMPT = "Q: {question}\\nA:"  how a question is put
     STOP = ["\\nQ:"]               where a completion ends (default: before the next question)
+    def extract(completion): ...  the final answer in a completion, None if there is none to read
 """
 
 import importlib.util
+import os
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from reasonrl.errors import UsageError
+from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.records import Record
 
 
 @dataclass(frozen=True)
 class OwnTask:
-    """What the file defines; `prompt` is None where it defines none."""
+    """What the file defines; `prompt` and `extract` are None where it defines none."""
 
     problems: Callable[[str], Iterable[Record]]
     prompt: str | None
     stop: tuple[str, ...]
+    extract: Callable[[str], str | None] | None
 
 
 @cache
@@ -36,11 +41,7 @@ def load(file: str) -> OwnTask:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        at = error.__traceback__
-        while at.tb_next:
-            at = at.tb_next
-        line = error.lineno if isinstance(error, SyntaxError) else at.tb_lineno
-        raise UsageError(f"{file}:{line}: {type(error).__name__}: {error}") from None
+        raise UsageError(_told(file, error)) from None
     prompt, stop = getattr(module, "PROMPT", None), getattr(module, "STOP", None)
     if prompt is not None and "{question}" not in prompt:
         raise UsageError(f"{file}: PROMPT has no {{question}} in it")
@@ -52,4 +53,36 @@ def load(file: str) -> OwnTask:
     def none(split: str) -> Iterable[Record]:
         raise UsageError(f"{file}: defines no function problems(split)")
 
-    return OwnTask(getattr(module, "problems", none), prompt, tuple(stop))
+    extract = getattr(module, "extract", None)
+    return OwnTask(getattr(module, "problems", none), prompt, tuple(stop), extract and _checked(file, extract))
+
+
+def reading(task: str | None) -> Callable[[str], str | None] | None:
+    """How a task reads the final answer of a completion; None where it has no way of its own (see `tasks.answers`)."""
+    return load(task).extract if task is not None and task.endswith(".py") else None
+
+
+def _checked(file: str, extract: Callable[[str], Any]) -> Callable[[str], str | None]:
+    """`extract` with its result as text. Raises ReasonRLError, not RecordError, where it fails: a completion that the
+    function cannot read is no bad record to be skipped, or accuracy would be that of the readable ones."""
+
+    def checked(completion: str) -> str | None:
+        try:
+            found = extract(completion)
+        except Exception as error:
+            raise ReasonRLError(f"{_told(file, error)}, in extract({completion[-60:]!r})") from None
+        if type(found) not in (str, int, float, type(None)):
+            raise ReasonRLError(f"{file}: extract gave {type(found).__name__}; want a string, a number or None")
+        return None if found is None else str(found)
+
+    return checked
+
+
+def _told(file: str, error: Exception) -> str:
+    """An exception of the file's code in one line, with the innermost line of the file that it came through."""
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    else:
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((frame.lineno for frame in frames if frame.filename == os.path.abspath(file)), 1)
+    return f"{file}:{line}: {type(error).__name__}: {' '.join(str(error).split())}"

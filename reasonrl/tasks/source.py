@@ -13,6 +13,7 @@ from reasonrl.tasks import gsm8k, mini, own, svamp
 
 EXAMPLES = 16  # problems of `mini` that stand in when none are given at a terminal
 PUBLISHED = {"gsm8k": gsm8k, "svamp": svamp}
+TASKS = ("mini", *PUBLISHED)
 
 
 def task_problems(
@@ -33,7 +34,7 @@ def task_problems(
     if task == "-" or Path(task).suffix in (".jsonl", ".gz", ".zst") or os.path.exists(task):
         readers += jsonl.inputs([task])
         return iter(read_problems(readers))
-    raise UsageError(f"no task {task!r}; there are mini, {', '.join(PUBLISHED)}, or name a JSONL or a Python file")
+    raise UsageError(f"no task {task!r}; there are {', '.join(TASKS)}, or name a JSONL or a Python file")
 
 
 def _published(task: str, split: str, path: str | None, readers: list[jsonl.Reader]) -> list[Record]:
