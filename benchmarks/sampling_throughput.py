@@ -1,23 +1,30 @@
-"""`sample`'s in-process engine against transformers' `generate`, on the same prompts in one process.
+"""`sample`'s engines, each against what it is built on, on the same prompts in one process.
 
-    python benchmarks/sampling_throughput.py                                        tiny, 8 problems × 96 samples
-    python benchmarks/sampling_throughput.py --model ./smollm2 --k 32 --max-tokens 96 --task gsm8k --require 1.5
+    python benchmarks/sampling_throughput.py                         hf against transformers' `generate`, on tiny
+    python benchmarks/sampling_throughput.py $SMOLLM2 --require 1.5
+    python benchmarks/sampling_throughput.py $SMOLLM2 --engine vllm
+    where SMOLLM2="--model ./smollm2 --task gsm8k --problems 4 --k 32 --max-tokens 96"
 
-Useful tokens are those up to and including EOS. The two take turns; the ratio is of the medians.
+Useful tokens are those up to and including EOS. After a short warm-up the two take turns; the ratio is of the medians.
+`--engine vllm` needs vLLM (tests/vllm/run.sh builds such an environment); both sides then end at the stop strings too,
+as they do in `sample`. `--profile` shows instead where the hf engine's time goes.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from itertools import islice
 
 import torch
 
-from reasonrl.models.policy import load_policy
-from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.models.policy import Policy, load_policy, load_tokenizer
+from reasonrl.sampling import Engine, Request, Sampling
 from reasonrl.tasks import source
 from reasonrl.tasks.prompts import PromptForm
+
+Turn = Callable[[int, int], int]  # (seed, most new tokens) → useful tokens
+STOP = PromptForm().stop
 
 
 def useful(rows: list[list[int]], eos: set[int]) -> int:
@@ -25,21 +32,8 @@ def useful(rows: list[list[int]], eos: set[int]) -> int:
     return sum(next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--task", default="mini")
-    parser.add_argument("--problems", type=int, default=8)
-    parser.add_argument("--k", type=int, default=96)
-    parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--require", type=float, default=2.0, help="exit 1 below this ratio")
-    options = parser.parse_args()
-
-    policy = load_policy(options.model)
-    form = PromptForm()
-    problems = islice(source.task_problems(options.task, "test"), options.problems)
-    requests = [Request(p["id"], policy.encode_prompt(form.render(p["question"]))) for p in problems]
+def generate(policy: Policy, requests: list[Request], k: int) -> Turn:
+    """transformers' `generate`, all prompts in one batch."""
     width = max(len(request.prompt_ids) for request in requests)
     ids = torch.full((len(requests), width), policy.pad_id)
     mask = torch.zeros_like(ids)
@@ -47,36 +41,105 @@ def main() -> None:
         ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
         mask[row, width - len(request.prompt_ids) :] = 1
 
-    def generate(seed: int) -> int:
+    def turn(seed: int, max_tokens: int) -> int:
         torch.manual_seed(seed)
         with torch.inference_mode():
             out = policy.model.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                num_return_sequences=options.k, max_new_tokens=options.max_tokens, pad_token_id=policy.pad_id,
+                num_return_sequences=k, max_new_tokens=max_tokens, pad_token_id=policy.pad_id,
             )  # fmt: skip
         return useful(out[:, width:].tolist(), policy.eos_ids)
 
-    def sample(seed: int) -> int:
-        engine = HFEngine(policy)
-        drawn = engine.sample(requests, Sampling(k=options.k, max_tokens=options.max_tokens, seed=seed))
+    return turn
+
+
+def bare_vllm(policy: Policy, requests: list[Request], k: int, engine_args: dict) -> Turn:
+    """vLLM's own `LLM.generate(n=K)`."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(policy.directory, dtype="float32", seed=0, disable_log_stats=True, **engine_args)
+    prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
+
+    def turn(seed: int, max_tokens: int) -> int:
+        params = SamplingParams(n=k, max_tokens=max_tokens, stop=list(STOP), stop_token_ids=sorted(policy.eos_ids))
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+
+    return turn
+
+
+def ours(engine: Engine, requests: list[Request], k: int, stop: tuple[str, ...]) -> Turn:
+    """One of reasonrl's engines; log-probabilities and texts included."""
+
+    def turn(seed: int, max_tokens: int) -> int:
+        drawn = engine.sample(requests, Sampling(k=k, max_tokens=max_tokens, seed=seed, stop=stop))
         return sum(len(completion.ids) for of_problem in drawn for completion in of_problem)
 
-    rates: dict[str, list[float]] = {"transformers generate": [], "reasonrl": []}
-    for turn in range(options.turns + 1):
-        for name, work in (("transformers generate", generate), ("reasonrl", sample)):
+    return turn
+
+
+def profile(turn: Turn, max_tokens: int) -> None:
+    """Prints the operators that take most of a turn."""
+    activity = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        turn(1, max_tokens)
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=["hf", "vllm"], default="hf")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--task", default="mini")
+    parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--k", type=int, default=96)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--max-model-len", type=int, default=512, help="of vLLM")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--require", type=float, help="exit 1 below this ratio (default: hf 2, vllm 0.95)")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+
+    policy = load_policy(options.model) if options.engine == "hf" else load_tokenizer(options.model)
+    form = PromptForm()
+    problems = islice(source.task_problems(options.task, "test"), options.problems)
+    requests = [Request(p["id"], policy.encode_prompt(form.render(p["question"]))) for p in problems]
+    if options.engine == "hf":
+        from reasonrl.sampling.hf import HFEngine
+
+        engine, stop, required = HFEngine(policy), (), options.require or 2.0
+        peer, theirs = "transformers generate", generate(policy, requests, options.k)
+    else:
+        from reasonrl.sampling.vllm import VLLMEngine
+
+        engine_args = {"enforce_eager": True, "max_model_len": options.max_model_len}
+        engine, stop, required = VLLMEngine(policy, "fp32", engine_args=engine_args), STOP, options.require or 0.95
+        peer, theirs = "LLM.generate", bare_vllm(policy, requests, options.k, engine_args)
+    turns = {peer: theirs, f"reasonrl, {options.engine}": ours(engine, requests, options.k, stop)}
+    for turn in turns.values():
+        turn(0, 8)  # warms up
+    if options.profile:
+        return profile(turns[f"reasonrl, {options.engine}"], options.max_tokens)
+
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(options.turns):
+        for name, turn in turns.items():
             start = time.perf_counter()
-            tokens = work(turn)
-            if turn:  # the first turn warms up
-                rates[name].append(tokens / (time.perf_counter() - start))
+            tokens = turn(number, options.max_tokens)
+            rates[name].append(tokens / (time.perf_counter() - start))
+    engine.close()
     median = {name: statistics.median(of_name) for name, of_name in rates.items()}
-    ratio = median["reasonrl"] / median["transformers generate"]
-    threads = torch.get_num_threads()
-    print(f"{options.problems} problems × {options.k}, at most {options.max_tokens} tokens, {threads} threads\n")
+    ours_, theirs_ = median[f"reasonrl, {options.engine}"], median[peer]
+    lengths = [len(request.prompt_ids) for request in requests]
+    print(
+        f"{options.problems} problems × {options.k}, prompts of {min(lengths)} to {max(lengths)} tokens, at most "
+        f"{options.max_tokens} new ones, {options.turns} turns, {torch.get_num_threads()} threads\n"
+    )
     print("| engine | useful tokens/s (median) | lowest | highest |\n| --- | --- | --- | --- |")
     for name, of_name in rates.items():
         print(f"| {name} | {median[name]:,.0f} | {min(of_name):,.0f} | {max(of_name):,.0f} |")
-    print(f"\nratio {ratio:.2f}, required {options.require}")
-    raise SystemExit(ratio < options.require)
+    print(f"\nratio {ours_ / theirs_:.2f}, required {required}")
+    raise SystemExit(ours_ < required * theirs_)
 
 
 if __name__ == "__main__":
