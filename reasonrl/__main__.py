@@ -1,6 +1,18 @@
-"""`python -m reasonrl`, for places where the console script is not on the PATH."""
+"""The console script, and `python -m reasonrl`."""
 
-from reasonrl.cli import main
+import sys
+
+
+def main() -> None:
+    """Runs the command line. `cli` tells of an interruption; until it is imported this does."""
+    try:
+        from reasonrl import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.stderr.write("reasonrl: interrupted\n")
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

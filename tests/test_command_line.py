@@ -178,6 +178,21 @@ def test_an_unforeseen_error_is_one_line_and_debug_shows_where(sh, tmp_path, env
     assert done.returncode == 1 and b"Traceback" in done.stderr
 
 
+def test_an_interruption_before_anything_is_imported_is_one_line(environment):
+    late = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["reasonrl", "--version"]
+runpy.run_module("reasonrl", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"reasonrl: interrupted\n")
+
+
 def test_quiet_leaves_only_warnings_and_errors(sh):
     assert (
         sh("reasonrl score -q | reasonrl filter -q | reasonrl eval -q", stdin=SCORED.replace(b'"k"', b'"k"')).err == ""
