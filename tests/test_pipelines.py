@@ -150,7 +150,14 @@ BAD = {
     ),
     "no completion": (b'{"answer": "1"}', 'no field "completion"\n'),
     "null": (b'{"completion": null, "answer": "1"}', 'field "completion" is not a string\n'),
-    "no number": (b'{"completion": "A: 1", "answer": "one"}', "field \"answer\" holds no number: 'one'\n"),
+    "no number": (
+        b'{"completion": "A: 1", "answer": "one"}',
+        "field \"answer\" holds no number: 'one' (a --task FILE.py may",
+    ),
+    "no answer": (
+        b'{"completion": "A: 1"}',
+        'no field "answer", which --reward exact needs; give the problems one, or',
+    ),
     "rewards": (
         b'{"completion": "A: 1", "answer": "1", "rewards": [1]}',
         'field "rewards" is not an object of numbers\n',

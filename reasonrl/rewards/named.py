@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from reasonrl.errors import UsageError
-from reasonrl.records import Record, need, need_text
+from reasonrl.errors import RecordError, UsageError
+from reasonrl.records import Record
 from reasonrl.rewards import dense, external
 
 BUILT_IN = ("exact", "dense", "orm")
@@ -98,11 +98,17 @@ def default_name(spec: str) -> str | None:
     return function if colon and file.endswith(".py") and function.isidentifier() else None
 
 
+def _need_answer(record: Record, reward: str) -> None:
+    if "answer" not in record:
+        hint = "give the problems one, or take a reward that needs none (docs/rewards.md)"
+        raise RecordError(f'no field "answer", which --reward {reward} needs; {hint}')
+
+
 class Exact(Reward):
     """1 where the final answer is right. `score` has put the verdict in."""
 
     def prepare(self, record: Record) -> None:
-        need(record, "answer")
+        _need_answer(record, "exact")
 
     def judge(self, records: Sequence[Record], prepared: Sequence[None]) -> list[Credit]:
         return [RIGHT if record["correct"] else WRONG for record in records]
@@ -112,7 +118,7 @@ class Dense(Reward):
     """See `rewards.dense`."""
 
     def prepare(self, record: Record) -> list[float]:
-        need_text(record, "answer")
+        _need_answer(record, "dense")
         reference = dense.reference_of(record)
         return dense.step_rewards(record["completion"], record["correct"], reference, record["answer"])
 
