@@ -187,6 +187,15 @@ def test_what_cannot_be_trained_on(samples, scored, tmp_path):
     assert policy.returncode == 2 and "no outcome reward model" in policy.stderr
 
 
+@pytest.mark.parametrize(
+    "words, wrong",
+    [(["--lora-layers", 2], "--lora-rank"), (["--share-prompts", "--attn", "flash_attention_2"], "sdpa or eager")],
+)
+def test_options_that_do_not_go_together(scored, tmp_path, words, wrong):
+    refused = reasonrl("orm", scored, *words, "-o", tmp_path / "out", check=False)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and wrong in refused.stderr
+
+
 def test_exact_and_dense_need_no_torch(samples, tmp_path):
     line = ["score", str(samples), "--reward", "exact", "--reward", "dense", "-q", "-o", str(tmp_path / "out")]
     asked = f"import sys; from reasonrl import cli; assert cli.run({line!r}) == 0; sys.exit('torch' in sys.modules)"
