@@ -238,7 +238,7 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
     def table(**more):
         return subprocess.run(
             ["bash", ROOT / "recipes" / "table1.sh"],
-            env=environment | SMALL | {"RUNS": "runs", "CELLS": "sft2 ei ppo-orm"} | more,
+            env=environment | SMALL | {"RUNS": "runs", "CELLS": "ei ppo-orm"} | more,
             capture_output=True, text=True, cwd=tmp_path,
         )  # fmt: skip
 
@@ -247,8 +247,8 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
     report = (tmp_path / "runs" / "table1" / "report.md").read_text().splitlines()
     assert report[0] == "# Table 1: mini from an SFT start, preset tiny"
     assert report[2] == "| cell | maj@1 | maj@4 | rerank@4 | pass@4 |"
-    assert [row.split(" | ")[0] for row in report[4:7]] == ["| SFT2", "| EI", "| PPO ORM"]
-    assert all(cell for row in report[4:7] for cell in row.strip("| ").split(" | "))
+    assert [row.split(" | ")[0] for row in report[4:6]] == ["| EI", "| PPO ORM"]
+    assert all(cell for row in report[4:6] for cell in row.strip("| ").split(" | "))
     assert (tmp_path / "runs" / "table1" / "rows.png").read_bytes().startswith(b"\x89PNG")
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
@@ -268,7 +268,7 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
 
     check = subprocess.run(
         ["python", ROOT / "benchmarks" / "plan_check.py", ROOT / "recipes" / "table1.sh", "--within", "1000"],
-        env=environment | SMALL | {"RUNS": "runs", "CELLS": "sft2 ei ppo-orm", "PRESET": "tiny"},
+        env=environment | SMALL | {"RUNS": "runs", "CELLS": "ei ppo-orm", "PRESET": "tiny"},
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
