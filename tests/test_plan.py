@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,9 +254,8 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     again = table()
-    assert again.returncode == 0 and [line.split()[2] for line in again.stderr.splitlines() if line[0] == "+"] == [
-        "report"
-    ]
+    run = [line.split()[2] for line in again.stderr.splitlines() if line.startswith("+ ")]
+    assert again.returncode == 0 and run == ["report"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
 
     # A cell that is missing is made; what is there with other settings is refused.
@@ -267,7 +267,7 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
     assert other.returncode == 2 and "made with other settings" in other.stderr
 
     check = subprocess.run(
-        ["python", ROOT / "benchmarks" / "plan_check.py", ROOT / "recipes" / "table1.sh", "--within", "1000"],
+        [sys.executable, ROOT / "benchmarks" / "plan_check.py", ROOT / "recipes" / "table1.sh", "--within", "1000"],
         env=environment | SMALL | {"RUNS": "runs", "CELLS": "ei ppo-orm", "PRESET": "tiny"},
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
