@@ -228,9 +228,7 @@ def test_a_round_of_smollm2_is_planned_as_it_was_measured(sh):
 
 
 SMALL = {
-    "REFERENCES": "64", "LIMIT": "32", "K_SFT": "2", "ROUNDS": "1", "ORM_LIMIT": "32", "ORM_K": "4",
-    "ORM": "--held-out 0.2",
-    "PPO_SAMPLES": "64", "PPO_BATCH": "32", "PPO_KEEP": "1", "EVAL_LIMIT": "16", "EVAL_PASS_LIMIT": "8", "EVAL_K": "4",
+    "LIMIT": "64", "K_PRETRAINED": "8", "ROUNDS": "1", "EVAL_LIMIT": "16", "EVAL_PASS_LIMIT": "8", "EVAL_K": "4",
 }  # fmt: skip
 
 
@@ -238,19 +236,19 @@ SMALL = {
 def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
     def table(**more):
         return subprocess.run(
-            ["bash", ROOT / "recipes" / "table1.sh"],
-            env=environment | SMALL | {"RUNS": "runs", "CELLS": "ei ppo-orm"} | more,
+            ["bash", ROOT / "recipes" / "table2.sh"],
+            env=environment | SMALL | {"RUNS": "runs", "CELLS": "start ei"} | more,
             capture_output=True, text=True, cwd=tmp_path,
         )  # fmt: skip
 
     done = table()
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "runs" / "table1" / "report.md").read_text().splitlines()
-    assert report[0] == "# Table 1: mini from an SFT start, preset tiny"
+    report = (tmp_path / "runs" / "table2" / "report.md").read_text().splitlines()
+    assert report[0] == "# Table 2: mini from the pretrained model, preset tiny"
     assert report[2] == "| cell | maj@1 | maj@4 | rerank@4 | pass@4 |"
-    assert [row.split(" | ")[0] for row in report[4:6]] == ["| EI", "| PPO ORM"]
+    assert [row.split(" | ")[0] for row in report[4:6]] == ["| prompted", "| EI"]
     assert all(cell for row in report[4:6] for cell in row.strip("| ").split(" | "))
-    assert (tmp_path / "runs" / "table1" / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "runs" / "table2" / "rows.png").read_bytes().startswith(b"\x89PNG")
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     again = table()
@@ -259,16 +257,16 @@ def test_a_small_table_runs_and_is_not_made_twice(environment, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
 
     # A cell that is missing is made; what is there with other settings is refused.
-    (tmp_path / "runs" / "table1" / "metrics" / "mini.cell_EI.seed0.done").unlink()
-    (tmp_path / "runs" / "table1" / "metrics" / "mini.cell_EI.seed0.jsonl").unlink()
+    (tmp_path / "runs" / "table2" / "metrics" / "mini.cell_EI.seed0.done").unlink()
+    (tmp_path / "runs" / "table2" / "metrics" / "mini.cell_EI.seed0.jsonl").unlink()
     some = table()
-    assert "-o runs/table1/metrics/mini.cell_EI.seed0.jsonl" in some.stderr and some.returncode == 0
+    assert "-o runs/table2/metrics/mini.cell_EI.seed0.jsonl" in some.stderr and some.returncode == 0
     other = table(EVAL_K="2")
     assert other.returncode == 2 and "made with other settings" in other.stderr
 
     check = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "plan_check.py", ROOT / "recipes" / "table1.sh", "--within", "1000"],
-        env=environment | SMALL | {"RUNS": "runs", "CELLS": "ei ppo-orm", "PRESET": "tiny"},
+        [sys.executable, ROOT / "benchmarks" / "plan_check.py", ROOT / "recipes" / "table2.sh", "--within", "1000"],
+        env=environment | SMALL | {"RUNS": "runs", "CELLS": "start ei", "PRESET": "tiny"},
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
