@@ -21,19 +21,24 @@ ROOT = Path(__file__).parent.parent
 
 
 def planned(recipe: str, flags: list[str]) -> list[tuple[str, dict]]:
-    """(mark, record of `reasonrl plan`) of each command of a recipe."""
-    said = subprocess.run([recipe], env=os.environ | {"PLAN": "lines"}, capture_output=True, text=True, check=True)
+    """(mark, record of `reasonrl plan`) of each command of a recipe, with its preset's device and assumptions, or with
+    these flags instead."""
+    told = lambda plan: (
+        subprocess.run([recipe], env=os.environ | {"PLAN": plan}, capture_output=True, check=True).stdout
+    )
+    lines = told("lines")
     marks, mark = [], ""
-    for line in said.stdout.splitlines():
+    for line in lines.decode().splitlines():
         if line.startswith("# "):
             mark = line[2:]
         else:
             marks.append(mark if "reasonrl report" not in line else "report")
-    plan = subprocess.run(
-        [sys.executable, "-m", "reasonrl", "plan", "-q", *flags],
-        input=said.stdout, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return list(zip(marks, map(json.loads, plan.stdout.splitlines()), strict=True))
+    if flags:
+        words = [sys.executable, "-m", "reasonrl", "plan", "-q", *flags]
+        records = subprocess.run(words, input=lines, capture_output=True, check=True).stdout
+    else:
+        records = told("1")
+    return list(zip(marks, map(json.loads, records.splitlines()), strict=True))
 
 
 def output_of(command: str) -> str:
@@ -100,7 +105,7 @@ def main() -> None:
     parser.add_argument("--lengths", metavar="MODEL", help="Count tokens with this model's tokenizer, and do no more.")
     parser.add_argument("--runs", default=os.environ.get("RUNS") or f"runs/{os.environ.get('PRESET') or 'tiny'}")
     parser.add_argument("--within", type=float, default=0.25)
-    parser.add_argument("flags", nargs="*", help="Flags for `reasonrl plan`, behind --.")
+    parser.add_argument("flags", nargs="*", help="Flags for `reasonrl plan`, behind --, instead of the preset's.")
     options = parser.parse_args()
     if options.lengths:
         return lengths(options.lengths)
