@@ -146,7 +146,7 @@ def test_parameters_are_those_of_the_published_models():
     assert count("meta-llama/Llama-2-7b-hf") == 6_738_415_616
     assert count("meta-llama/Llama-2-13b-hf") == 13_015_864_320
     assert count("HuggingFaceTB/SmolLM2-135M-Instruct") == 134_515_008 == devices.SMOLLM2
-    assert count("tiny") == 672_384 and count("runs/tiny/tiny-small/tiny") == 241_984
+    assert count("tiny") == 672_384 == devices.TINY and count("runs/tiny/tiny-small/tiny") == 241_984
 
 
 def test_parameters_of_a_model_are_counted_as_torch_counts_them():

@@ -53,14 +53,12 @@ class Device:
         return self.flops > 0
 
     def rates(self, shape: Shape) -> Rates:
-        """The measured rates of this kind of model; of the largest measured one, scaled by parameters, for others."""
+        """The measured rates of this kind of model; of the nearest measured one, scaled by parameters, for others."""
         if shape.family in self.measured:
             return self.measured[shape.family]
-        if shape.family == "tiny-small":
-            return self.measured["tiny"]  # so small that what costs is everything but the arithmetic
-        known = self.measured["smollm2"]
-        scale = SMOLLM2 / shape.parameters
-        return Rates(*(rate * scale for rate in list(vars(known).values())[:-1]), known.start / scale)
+        near, size = ("tiny", TINY) if shape.parameters < 10 * TINY else ("smollm2", SMOLLM2)
+        known, scale = self.measured[near], min(1.0, size / shape.parameters)
+        return Rates(*(rate * scale for rate in list(vars(known).values())[:-1]), known.start / max(scale, 0.1))
 
     def start(self, shape: Shape, engine: bool = False) -> float:
         """Seconds from the command to the first token: imports, weights, and the engine's own start."""
@@ -127,7 +125,7 @@ class Device:
         return weights + activations + 2 * 4 * min(LOGITS, microbatch * shape.vocabulary)
 
 
-SMOLLM2 = 134_515_008
+TINY, SMOLLM2 = 672_384, 134_515_008  # parameters of the models that were measured
 
 DEVICES = {
     "cpu2": Device(
