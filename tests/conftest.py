@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers' spinning threads would slow each other tenfold
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("REASONRL_DATA") or ROOT.parent / "shared" / "data")
 
@@ -44,7 +46,7 @@ def environment(tmp_path_factory):
 def sh(tmp_path, environment):
     """`sh("reasonrl data mini | head -1")`: a bash line with pipefail, run in `tmp_path`. stdin is /dev/null."""
 
-    def run(line: str, stdin: bytes | None = None, timeout: float = 60, **variables: str) -> Done:
+    def run(line: str, stdin: bytes | None = None, timeout: float = 300, **variables: str) -> Done:
         source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {line}"],

@@ -26,4 +26,5 @@ export PATH="$VENV_VLLM/bin:$PATH"
 export HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-2}"
 # Unbound, vLLM's threads take half the speed; and its memory is bound to one node, which need not have it all.
 export VLLM_CPU_OMP_THREADS_BIND="${VLLM_CPU_OMP_THREADS_BIND:-0-$(($(nproc) - 1))}"
-exec python -m pytest tests/vllm "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+exec python -m pytest -o addopts="-q --strict-markers" tests/vllm "$@"  # one process: there is one engine
