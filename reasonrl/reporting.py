@@ -54,6 +54,14 @@ def merge_seeds(records: Sequence[Record]) -> list[Row]:
     return [Row(_labels(group[0]), _values(group), len(group)) for group in groups.values()]
 
 
+def along(rows: Sequence[Row], x: str) -> list[Row]:
+    """The rows that agree in all labels but `x` together, in the order of its numbers."""
+    rest = lambda row: frozenset(pair for pair in row.labels.items() if pair[0] != x)
+    place = {name: number for number, name in enumerate(dict.fromkeys(map(rest, rows)))}
+    number = lambda row: row.labels[x] if isinstance(row.labels.get(x), int | float) else 0
+    return sorted(rows, key=lambda row: (place[rest(row)], number(row)))
+
+
 def _labels(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
 
@@ -67,10 +75,13 @@ def _values(group: list[Record]) -> dict[str, tuple[float, float, float]]:
         for name in NUMBERS:
             if isinstance(record.get(name), int | float):
                 found.setdefault(name, []).append((record[name],) * 3)
-    return {
-        name: values[0] if len(values) == 1 else stats.seed_interval([value for value, _, _ in values])
-        for name, values in found.items()
-    }
+    return {name: values[0] if len(values) == 1 else _over_seeds(name, values) for name, values in found.items()}
+
+
+def _over_seeds(name: str, values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The mean and its t-interval, cut to what the number can be: a t-interval knows nothing of that."""
+    mean, low, high = stats.seed_interval([value for value, _, _ in values])
+    return mean, max(0.0, low), high if name.startswith("unique_") else min(1.0, high)
 
 
 def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path], chosen: Sequence[str] = ()) -> str:

@@ -151,6 +151,20 @@ def test_seeds_are_merged_and_told_apart_from_rounds(sh, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_rows_follow_x_and_no_interval_leaves_what_a_fraction_can_be(sh, tmp_path):
+    values = {"b": (0.97, 1.0), "a": (0.0, 0.02)}
+    records = [
+        metrics_record(value, algorithm=name, round=n, seed=seed)
+        for n in (10, 2, 0) for name, of_seeds in values.items() for seed, value in enumerate(of_seeds)
+    ]  # fmt: skip
+    assert sh("reasonrl report -q -o report", stdin=lines(*records)).code == 0
+    rows = [
+        line.split(" | ") for line in (tmp_path / "report" / "report.md").read_text().splitlines() if " | 2 | " in line
+    ]
+    assert [row[0].strip("| ") + row[1] for row in rows] == ["b0", "b2", "b10", "a0", "a2", "a10"]
+    assert {row[3].strip("| ") for row in rows} == {"0.985 [0.794, 1.000]", "0.010 [0.000, 0.137]"}
+
+
 def test_a_table_of_named_rows_and_chosen_metrics(sh, tmp_path):
     names = ("SFT2", "PPO sparse", "EI")
     records = [metrics_record(0.3 + n / 10, cell=name, seed=seed) for seed in (0, 1) for n, name in enumerate(names)]

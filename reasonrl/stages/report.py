@@ -65,7 +65,7 @@ def report(
     jsonl.each(jsonl.inputs(metrics or []), visit)
     if not records:
         raise ReasonRLError("no metrics records came in")
-    rows = reporting.merge_seeds(records)
+    rows = reporting.along(reporting.merge_seeds(records), x)
     known = {name for row in rows for name in row.values}
     for name in metric or []:
         if name not in known:
