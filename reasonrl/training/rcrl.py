@@ -26,12 +26,14 @@ from reasonrl.training.batching import Example
 @dataclass(frozen=True)
 class Solution:
     """A solution with the label of each of its steps. It is right if its last step is good: that one's value is the
-    solution's own return."""
+    solution's own return. undecided: whether the value of what stands before a step was neither 0 nor 1, so that the
+    step's label says something of the step itself."""
 
     question: str
     prompt_ids: list[int]
     steps: Steps
     good: list[bool]
+    undecided: list[bool]
 
     @property
     def right(self) -> bool:
@@ -53,9 +55,10 @@ def to_solution(
     Raises RecordError where they are missing or do not fit the steps.
     """
     names = record.get("labels")
+    values = (record.get("step_values") or {}).get("mc")
+    has_values = type(values) is list and all(type(value) in (int, float) for value in values)
     if threshold is not None or names is None:
-        values = (record.get("step_values") or {}).get("mc")
-        if type(values) is not list or not all(type(value) in (int, float) for value in values):
+        if not has_values:
             raise RecordError(
                 'no numbers in "step_values.mc" and no "labels" (`reasonrl rcrl --save-data` writes both)'
             )
@@ -67,16 +70,22 @@ def to_solution(
         raise RecordError(f"want {count} labels, one a step, each {' or '.join(labels.names)}")
     if not count:
         return None
+    before = [(record.get("start_value") or {}).get("mc"), *values[:-1]] if has_values and len(values) == count else []
+    undecided = [value not in (0, 1) for value in before] or [True] * count
     prompt_ids = encode.encode_prompt(prompt_text(record, form, encode.policy.tokenizer))
-    return Solution(str(record.get("id")), prompt_ids, encode(record), [name == labels.names[0] for name in names])
+    good = [name == labels.names[0] for name in names]
+    return Solution(str(record.get("id")), prompt_ids, encode(record), good, undecided)
 
 
-def balance(solutions: Sequence[Solution], seed: int) -> tuple[list[tuple[Solution, list[bool]]], dict[str, Any]]:
+def balance(
+    solutions: Sequence[Solution], seed: int, undecided: bool = False
+) -> tuple[list[tuple[Solution, list[bool]]], dict[str, Any]]:
     """Chooses what is learnt → solutions with which of their steps are, and counts.
 
     Each solution of a question is taken once. Of right and wrong ones, those that are more are thinned out at random
     until there are as many of both; then, of good and bad steps, those that are more: these are still read, with their
-    labels, but not learnt. Raises ReasonRLError if there is only one kind of either.
+    labels, but not learnt. undecided: only steps that are so are learnt. Raises ReasonRLError if there is only one kind
+    of either.
     """
     distinct = list({(one.question, tuple(one.steps.ids)): one for one in solutions}.values())
     draw = random.Random(seed)
@@ -87,9 +96,14 @@ def balance(solutions: Sequence[Solution], seed: int) -> tuple[list[tuple[Soluti
         what = "right" if right else "wrong"
         raise ReasonRLError(f"all {len(distinct)} solutions are {what}: no label to tell apart; take other problems")
     kept = [distinct[i] for i in sorted(draw.sample(right, size) + draw.sample(wrong, size))]
-    places = {label: [(i, step) for i, one in enumerate(kept) for step, good in enumerate(one.good) if good is label]
-              for label in (True, False)}  # fmt: skip
+    places: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for i, one in enumerate(kept):
+        for step, good in enumerate(one.good):
+            if one.undecided[step] or not undecided:
+                places[good].append((i, step))
     steps_each = min(map(len, places.values()))
+    if not steps_each:
+        raise ReasonRLError(f"{len(places[True])} good and {len(places[False])} bad steps: no label to tell apart")
     learnt = {place for label in (True, False) for place in draw.sample(places[label], steps_each)}
     chosen = [(one, [(i, step) in learnt for step in range(one.steps.count)]) for i, one in enumerate(kept)]
     counts = {
@@ -112,4 +126,6 @@ def to_example(solution: Solution, learnt: Sequence[bool], label_ids: tuple[list
     labels = [good if is_good else bad for is_good in [*solution.good, *solution.good[-1:] * extra]]
     ids, segments = interleave(found.ids, found.starts, labels)
     is_learnt = [*learnt, *learnt[-1:] * extra]
-    return Example(solution.prompt_ids, ids, [segment >= 0 and is_learnt[segment] for segment in segments])
+    mask = [segment >= 0 and is_learnt[segment] for segment in segments]
+    end = max((i + 1 for i, own in enumerate(mask) if own), default=0)  # what follows is read by nobody
+    return Example(solution.prompt_ids, ids[:end], mask[:end])
