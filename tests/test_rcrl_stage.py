@@ -144,17 +144,17 @@ def test_labels_as_tokens(made, run, tmp_path):
 @pytest.mark.slow
 def test_a_killed_labelling_labels_no_prefix_twice(sh, killed_at, tmp_path):
     """More problems than are labelled at a time: the first ones stay as they are."""
-    line = f"reasonrl rcrl {DRAW} {LEARN} --limit 200 --solutions 4 --k 2 --epochs 0"
+    line = f"reasonrl rcrl {DRAW} {LEARN} --solutions 64 --k 1 --max-tokens 32 --epochs 0"
     assert sh(f"{line} --save-data whole.jsonl -o whole", timeout=600).code == 0
     killed_at(f"{line} -o killed", "killed.partial/labelled.jsonl.partial", 4)
     partial = tmp_path / "killed.partial" / "labelled.jsonl.partial"
     kept = partial.read_bytes()
-    assert 0 < kept.count(b"\n") < 800 and not (tmp_path / "killed").exists()
+    assert 0 < kept.count(b"\n") < 24 * 64 and not (tmp_path / "killed").exists()
     refused = sh(f"{line} -o killed")
     assert refused.code == 2 and "--resume goes on" in refused.err
     done = sh(f"{line.replace(' -q', '')} -o killed --resume", timeout=600)
     assert done.out == b"killed\n", done.err
-    assert f"resuming behind {kept.count(bytes([10])) // 4} of 200 problems" in done.err
+    assert f"resuming behind {kept.count(bytes([10])) // 64} of 24 problems" in done.err
     assert marker(tmp_path / "killed")["labelling"] == marker(tmp_path / "whole")["labelling"]
     assert marker(tmp_path / "killed")["inputs"][0]["sha256"] == marker(tmp_path / "whole")["inputs"][0]["sha256"]
     assert same_weights(tmp_path / "killed", tmp_path / "whole")

@@ -72,10 +72,11 @@ def condition(asked: str | None, directory: str, name: str) -> Condition | None:
 def add_tokens(policy: Policy, labels: Labels) -> None:
     """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
 
-    A new row is the mean of the rows of the tokens that spelt the label until now. Embeddings grow only where the
-    vocabulary is not padded for more tokens than there are.
+    New rows are drawn from a normal distribution with the mean and spread of the old ones, always the same. Not the mean
+    of the tokens that spelt the label: where the model has never read these, their rows are all but equal, and the two
+    labels would be too. Embeddings grow only where the vocabulary is not padded for more tokens than there are.
     """
-    spelt = [policy.encode_completion(text) for text in labels.names]
+    old = len(policy.tokenizer)
     policy.tokenizer.add_special_tokens({"additional_special_tokens": list(labels.names)}, False)
     new = policy.tokenizer.convert_tokens_to_ids(list(labels.names))
     model = policy.model
@@ -83,8 +84,10 @@ def add_tokens(policy: Policy, labels: Labels) -> None:
         model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # one and the same where tied
-            rows = torch.stack([embeddings.weight[old].mean(0) for old in spelt])
-            embeddings.weight[new] = rows
+            known = embeddings.weight[:old].float()
+            noise = torch.randn((len(new), known.shape[1]), generator=torch.Generator().manual_seed(0))
+            rows = known.mean(0) + known.std(0) * noise.to(known.device)
+            embeddings.weight[new] = rows.to(embeddings.weight.dtype)
     policy.__dict__.pop("pieces", None)
 
 
