@@ -72,8 +72,8 @@ def condition(asked: str | None, directory: str, name: str) -> Condition | None:
 def add_tokens(policy: Policy, labels: Labels) -> None:
     """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
 
-    New rows are drawn from a normal distribution with the mean and spread of the old ones, always the same. Not the mean
-    of the tokens that spelt the label: where the model has never read these, their rows are all but equal, and the two
+    New rows are drawn from a normal distribution with the mean and spread of the old ones, always the same. Not from
+    the tokens that spelt the label: where the model has never read these, their rows are all but equal, and the two
     labels would be too. Embeddings grow only where the vocabulary is not padded for more tokens than there are.
     """
     old = len(policy.tokenizer)
