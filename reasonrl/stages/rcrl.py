@@ -1,4 +1,4 @@
-"""`reasonrl rcrl`: labels the steps of a policy's solutions with what they lead to, and learns to obey the labels."""
+"""`reasonrl rcrl`: labels the steps of a policy's solutions with what they lead to, and learns behind the labels."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
