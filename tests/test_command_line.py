@@ -59,7 +59,7 @@ def test_light_commands_import_nothing_heavy(environment, tmp_path, line, expect
 
 @pytest.mark.slow
 def test_help_starts_fast(environment):
-    """At most 0.3 CPU seconds more than Python and typer need: the best of five. Tests share the cores, so no wall time."""
+    """At most 0.3 CPU seconds more than Python and typer need: the best of five. Wall time is the tests' to share."""
 
     def best(*words) -> float:
         seconds = []
