@@ -198,7 +198,7 @@ def test_other_stages_locate_as_well(sh, stage, tmp_path):
 def test_a_huge_line_does_not_take_quadratic_time(sh):
     """80 MB through a pipe that gives 64 KB at a time: a second, or half a minute if each piece is joined at once."""
     line = r"""(printf '{"answer":"7","completion":"'; head -c 80000000 /dev/zero | tr '\0' x; printf '\\n#### 7"}')"""
-    assert sh(f"{line} | reasonrl score -q | tail -c 12").out == b'"reward":1}\n'
+    assert sh(f"{line} | reasonrl score -q | tail -c 12", timeout=15).out == b'"reward":1}\n'
 
 
 @pytest.mark.parametrize("words", [["score"], ["filter"], ["score", "-"]])
