@@ -52,15 +52,12 @@ class Encoder:
         self.tokenizer_hash = policy.tokenizer_hash
         # The samples of a question come together: its prompt is tokenised once.
         self.encode_prompt = lru_cache(maxsize=256)(policy.encode_prompt)
-        self.pieces = policy.tokenizer.batch_decode(
-            [[i] for i in range(len(policy.tokenizer))], skip_special_tokens=True
-        )
 
     def __call__(self, record: Record) -> Solution:
         """Raises RecordError for a record without a completion, or one that does not fit the context."""
         prompt_ids = self.encode_prompt(prompt_text(record, self.form, self.policy.tokenizer))
         ids = completion_ids(record, self.policy, self.tokenizer_hash)
-        ends = step_ends([self.pieces[token] for token in ids])
+        ends = step_ends([self.policy.pieces[token] for token in ids])
         if len(ends) != len(steps(record["completion"])):  # a token whose text depends on its neighbours
             ids, ends = self._line_by_line(record["completion"], ids[-1:] == [self.policy.eos_id])
         size = len(prompt_ids) + len(ids)

@@ -96,8 +96,6 @@ class Collector:
         self.policy, self.engine, self.judge, self.form = policy, engine, judge, form
         self.sampling, self.penalty = sampling, penalty
         self.tokenizer_hash = policy.tokenizer_hash
-        vocabulary = [[i] for i in range(len(policy.tokenizer))]
-        self.pieces = policy.tokenizer.batch_decode(vocabulary, skip_special_tokens=True)
         self.prompts: dict[str, list[int]] = {}
 
     def __call__(self, problems: Sequence[Record], epoch: Sequence[int]) -> Rollouts:
@@ -160,7 +158,7 @@ class Collector:
     def _paid_on_the_way(self, completion: Completion, verdict: Judged) -> Iterator[tuple[int, float]]:
         """Each step's reward at the token that ends the step; at the last token where tokens and lines disagree."""
         steps = verdict.step_rewards or []
-        ends = step_ends([self.pieces[token] for token in completion.ids])
+        ends = step_ends([self.policy.pieces[token] for token in completion.ids])
         if len(ends) != len(steps):  # a token whose text depends on its neighbours, or a stop string's own line
             ends = (ends + [len(completion.ids) - 1] * len(steps))[: len(steps)]
         yield from zip(ends, steps, strict=True)
