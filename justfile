@@ -29,7 +29,7 @@ demo *ARGS:
 expert-iteration:
     recipes/expert_iteration_seeds.sh
 
-# Return-conditioned RL over three seeds: the table in docs/results/rcrl-mini/report.md.
+# Return-conditioned RL over three seeds: a table in runs/rcrl-mini/report/report.md.
 rcrl:
     recipes/rcrl_seeds.sh
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Return-conditioned RL on the embedded default over three seeds: the table of docs/results/rcrl-mini/. BESIDE names files
+# Return-conditioned RL on the embedded default over three seeds: a table in $OUT/report. BESIDE names files
 # of metrics records to set beside it: of each algorithm and seed, the last round. POLICY names policies that are there
 # already, SEED in it standing for the seed: POLICY=runs/expert-iteration-mini/seedSEED/round2.
 set -euo pipefail
