@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -174,18 +173,12 @@ def rcrl(
     from reasonrl.models.policy import load_policy, locate
     from reasonrl.training import rcrl as algorithm
     from reasonrl.training.labelling import add_costs
-    from reasonrl.training.likelihood import Settings, train
-    from reasonrl.training.loop import Optimisation
+    from reasonrl.training.likelihood import train
 
     preset = training.choose(preset, base)
-    settings = Settings() if preset is training.Preset.paper else Settings(2, 32, Optimisation(learning_rate=1e-3))
-    lr = lr if lr is not None else settings.optimisation.learning_rate
-    settings = replace(
-        settings,
-        epochs=settings.epochs if epochs is None else epochs,
-        batch_size=batch_size or settings.batch_size,
-        optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
-        batch_tokens=batch_tokens, max_length=max_length, lora_rank=lora_rank,
+    settings = training.for_likelihood(
+        preset, epochs=epochs, batch_size=batch_size, lr=lr, final_lr=final_lr, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, batch_tokens=batch_tokens, max_length=max_length, lora_rank=lora_rank,
         gradient_checkpointing=gradient_checkpointing, save_every=save_every, seed=seed,
     )  # fmt: skip
 
@@ -210,7 +203,8 @@ def rcrl(
             f"{counts['good_steps']} good and {counts['bad_steps']} bad steps, {counts['learnt_steps']} of them learnt"
         )
         console.log(
-            f"{settings.epochs:g} epochs, batches of {settings.batch_size}, learning rate {lr:g} ({preset.value})"
+            f"{settings.epochs:g} epochs, batches of {settings.batch_size}, "
+            f"learning rate {settings.optimisation.learning_rate:g} ({preset.value})"
         )
     about = {
         "base": {"name": base, "directory": policy.directory},

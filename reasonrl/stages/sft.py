@@ -1,7 +1,5 @@
 """`reasonrl sft`: fine-tunes a model on solutions."""
 
-from dataclasses import replace
-
 from reasonrl import console
 from reasonrl.stages import flags, training
 from reasonrl.stages.sample import Prompt, Stop
@@ -52,21 +50,15 @@ def sft(
 
     from reasonrl.models import checkpoint
     from reasonrl.models.policy import load_policy
-    from reasonrl.training.likelihood import Settings, train
-    from reasonrl.training.loop import Optimisation
+    from reasonrl.training.likelihood import train
     from reasonrl.training.sft import to_example
 
     if not is_main:
         console.set_up("sft", quiet=True)
     preset = training.choose(preset, model)
-    settings = Settings() if preset is training.Preset.paper else Settings(2, 32, Optimisation(learning_rate=1e-3))
-    lr = lr if lr is not None else settings.optimisation.learning_rate
-    settings = replace(
-        settings,
-        epochs=settings.epochs if epochs is None else epochs,
-        batch_size=batch_size or settings.batch_size,
-        optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
-        batch_tokens=batch_tokens, max_length=max_length, lora_rank=lora_rank,
+    settings = training.for_likelihood(
+        preset, epochs=epochs, batch_size=batch_size, lr=lr, final_lr=final_lr, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, batch_tokens=batch_tokens, max_length=max_length, lora_rank=lora_rank,
         gradient_checkpointing=gradient_checkpointing, save_every=save_every, seed=seed,
     )  # fmt: skip
 
@@ -77,7 +69,7 @@ def sft(
     examples = [training.at(place, to_example, row, policy, form, tokenizer_hash) for row, place in rows]
     console.log(
         f"{len(examples)} examples, {settings.epochs:g} epochs, batches of {settings.batch_size}, "
-        f"learning rate {lr:g} ({preset.value})"
+        f"learning rate {settings.optimisation.learning_rate:g} ({preset.value})"
     )
     about = {
         "base": {"name": model, "directory": policy.directory},

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -101,6 +102,26 @@ def choose(preset: Preset, model: str) -> Preset:
     if preset is not Preset.auto:
         return preset
     return Preset.tiny if model == "tiny" or remembered(model).get("preset") == "tiny" else Preset.paper
+
+
+def for_likelihood(
+    preset: Preset, *, epochs: float | None, batch_size: int | None, lr: float | None, final_lr: float | None,
+    warmup: float, weight_decay: float, clip: float, **more: Any,
+):  # fmt: skip
+    """The `likelihood.Settings` of `sft` and `rcrl`: those of the preset, where no flag says otherwise. `more` are
+    fields that no preset has anything to say of."""
+    from reasonrl.training.likelihood import Settings
+    from reasonrl.training.loop import Optimisation
+
+    own = Settings() if preset is Preset.paper else Settings(2, 32, Optimisation(learning_rate=1e-3))
+    lr = lr if lr is not None else own.optimisation.learning_rate
+    return replace(
+        own,
+        epochs=own.epochs if epochs is None else epochs,
+        batch_size=batch_size or own.batch_size,
+        optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
+        **more,
+    )
 
 
 def held_in(dtype: flags.Precision, lora_rank: int) -> str:
