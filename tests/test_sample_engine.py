@@ -55,6 +55,18 @@ def test_more_samples_than_the_budget_holds_are_drawn_in_turns(policy, requests)
     assert agreement(few, ids_of(policy, requests[:3], sampling)) >= 0.97  # 36 samples: one may differ
 
 
+def test_equal_prompts_are_read_once_and_draw_each_their_own(policy, requests):
+    sampling = Sampling(k=2, max_tokens=64)
+    again = [Request(f"{request.id}/again", request.prompt_ids) for request in requests[:10]]
+    mixed = [*requests[:10], *again]
+    engine = HFEngine(policy)
+    drawn = {(r.id, k): c.ids for r, of in zip(mixed, engine.sample(mixed, sampling), strict=True)
+             for k, c in enumerate(of)}  # fmt: skip
+    assert engine.prefill_tokens == sum(len(request.prompt_ids) for request in requests[:10])
+    apart = ids_of(policy, requests[:10], sampling) | ids_of(policy, again, sampling)
+    assert agreement(drawn, apart) >= 0.97  # 40 samples: one may differ
+
+
 def test_logprobs_are_the_models_own_whatever_the_temperature(policy, requests):
     scorer = TokenLogprobs(policy.model)
     for temperature in (0.0, 0.7, 1.0):

@@ -35,7 +35,7 @@ class HFEngine:
         self.device = policy.model.device
         self.batch_tokens = batch_tokens or self._default_budget()
         self.eos = torch.tensor(sorted(policy.eos_ids), device=self.device)
-        self.prefill_tokens = 0  # of all prompts so far, padding left out
+        self.prefill_tokens = 0  # read so far, padding left out
         self._stop_strings = functools.lru_cache(lambda stop: _StopStrings(policy.tokenizer, stop, self.device))
         kinds = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
@@ -157,19 +157,25 @@ class HFEngine:
         return drawn.completions(self.policy, k, stops)
 
     def _prefill(self, batch: list[Request], k: int) -> tuple[DecodingCache, torch.Tensor]:
-        """The prompts' caches, left-padded to one width, and the logits (prompts, vocabulary) that follow them."""
-        width = max(len(request.prompt_ids) for request in batch)
-        ids = torch.full((len(batch), width), self.policy.pad_id)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, request in enumerate(batch):
-            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[row, width - len(request.prompt_ids) :] = 1
+        """The prompts' caches, left-padded to one width, and the logits (prompts, vocabulary) that follow them.
+
+        Equal prompts, such as the next turns of samples that began with the same step, are read once.
+        """
+        prompts = [tuple(request.prompt_ids) for request in batch]
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        owners = torch.tensor([rows[prompt] for prompt in prompts], device=self.device)
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.policy.pad_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for prompt, row in rows.items():
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         places = (mask.cumsum(1) - 1).clamp(min=0)
         self.prefill_tokens += int(mask.sum())
         parts, logits = [], []
         at_once = max(1, PREFILL_TOKENS // width)
-        for part in range(0, len(batch), at_once):
+        for part in range(0, len(rows), at_once):
             some = slice(part, part + at_once)
             out = self.model(
                 input_ids=ids[some], attention_mask=mask[some], position_ids=places[some],
@@ -178,10 +184,10 @@ class HFEngine:
             parts.append([(layer.keys, layer.values) for layer in out.past_key_values.layers])
             logits.append(out.logits[:, -1])
         prefixes = [
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+            (torch.cat([keys for keys, _ in layer])[owners], torch.cat([values for _, values in layer])[owners])
             for layer in zip(*parts, strict=True)
         ]
-        return DecodingCache(prefixes, k), torch.cat(logits)
+        return DecodingCache(prefixes, k), torch.cat(logits)[owners]
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
