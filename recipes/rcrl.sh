@@ -2,8 +2,8 @@
 # Return-conditioned RL (Havrilla et al. 2024, arXiv 2403.04642).
 #
 # Expert Iteration makes the policy that solutions are sampled from; its steps are labelled by what they lead to, and the
-# base is fine-tuned behind the labels. Evaluated are the base, and the result conditioned on good and on bad steps. A
-# stopped run goes on when the same line is given again.
+# base is fine-tuned behind the labels. Evaluated are the base, that policy, and the result conditioned on good and on
+# bad steps. A stopped run goes on when the same line is given again.
 #
 #   OUT=runs/rcrl recipes/rcrl.sh
 #   POLICY=runs/expert-iteration/round2 RCRL="--k 16 --labels tokens" OUT=runs/rcrl-tokens recipes/rcrl.sh
@@ -21,7 +21,9 @@ set -euo pipefail
 : "${RCRL:=}"                       # more flags for rcrl
 : "${NAME:=rcrl}"                   # label of the results
 : "${EVAL_BASE:=1}"                 # 0: do not evaluate the base
+: "${EVAL_POLICY:=1}"               # 0: nor the policy that solutions are sampled from
 : "${EVAL_K:=96}" "${EVAL_REWARD:=orm}" # with the outcome reward model there is rerank@k
+: "${BAD_K:=8}"                     # samples a question behind bad labels
 : "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}"
 export TASK MAX_TOKENS SEED REASONRL EVAL_K EVAL_REWARD
 
@@ -43,6 +45,7 @@ run rcrl --task "$TASK" --limit "$LIMIT" --model "$POLICY" --solutions "$SOLUTIO
 run rcrl --data "$OUT/labelled.jsonl" --base "$BASE" --seed "$SEED" $RCRL --resume -o "$OUT/policy"
 
 [ "$EVAL_BASE" = 0 ] || evaluate "$BASE" base
+[ "$EVAL_POLICY" = 0 ] || evaluate "$POLICY" ei
 evaluate "$OUT/policy" "$NAME-good"
-evaluate "$OUT/policy" "$NAME-bad" '--condition=[BAD]' # no file is called that
+EVAL_K=$BAD_K evaluate "$OUT/policy" "$NAME-bad" '--condition=[BAD]' # no file is called that
 run report "$OUT"/*.metrics.jsonl --title "Return-conditioned RL on $TASK" --force -o "$OUT/report"

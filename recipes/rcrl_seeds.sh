@@ -5,8 +5,9 @@
 set -euo pipefail
 
 : "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}" "${POLICY:=}"
-: "${BESIDE:=$(dirname "$0")/../docs/results/expert-iteration-mini/metrics.jsonl}"
-export REASONRL
+: "${BESIDE:=$(dirname "$0")/../docs/results/ppo-mini/metrics.jsonl}"
+: "${LIMIT:=4000}" "${K:=4}" "${RCRL:=--labels tokens --epochs 3 --lr 4e-3}" # chosen on training questions
+export REASONRL LIMIT K RCRL
 
 for seed in $SEEDS; do
   # The base is the same for all seeds.

@@ -72,11 +72,11 @@ def condition(asked: str | None, directory: str, name: str) -> Condition | None:
 def add_tokens(policy: Policy, labels: Labels) -> None:
     """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
 
-    New rows are drawn from a normal distribution with the mean and spread of the old ones, always the same. Not from
-    the tokens that spelt the label: where the model has never read these, their rows are all but equal, and the two
-    labels would be too. Embeddings grow only where the vocabulary is not padded for more tokens than there are.
+    A label stands where a line begins. So its row is that of the token that ends a line, which models attend to, plus noise of the old rows' spread for one label and minus it for the other, always the same. Not the rows of the
+    tokens that spelt the label: where the model has never read these, they are all but equal, and the two labels would
+    be too. Embeddings grow only where the vocabulary is not padded for more tokens than there are.
     """
-    old = len(policy.tokenizer)
+    old, end_of_line = len(policy.tokenizer), policy.encode_completion(".\n")[-1]
     policy.tokenizer.add_special_tokens({"additional_special_tokens": list(labels.names)}, False)
     new = policy.tokenizer.convert_tokens_to_ids(list(labels.names))
     model = policy.model
@@ -85,8 +85,9 @@ def add_tokens(policy: Policy, labels: Labels) -> None:
     with torch.no_grad():
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # one and the same where tied
             known = embeddings.weight[:old].float()
-            noise = torch.randn((len(new), known.shape[1]), generator=torch.Generator().manual_seed(0))
-            rows = known.mean(0) + known.std(0) * noise.to(known.device)
+            noise = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(0)).to(known.device)
+            apart = known.std(0) * noise
+            rows = torch.stack([known[end_of_line] + apart, known[end_of_line] - apart])
             embeddings.weight[new] = rows.to(embeddings.weight.dtype)
     policy.__dict__.pop("pieces", None)
 
