@@ -72,9 +72,10 @@ def condition(asked: str | None, directory: str, name: str) -> Condition | None:
 def add_tokens(policy: Policy, labels: Labels) -> None:
     """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
 
-    A label stands where a line begins. So its row is that of the token that ends a line, which models attend to, plus noise of the old rows' spread for one label and minus it for the other, always the same. Not the rows of the
-    tokens that spelt the label: where the model has never read these, they are all but equal, and the two labels would
-    be too. Embeddings grow only where the vocabulary is not padded for more tokens than there are.
+    A label stands where a line begins. So its row is that of the token that ends a line, which models attend to, plus
+    noise of the old rows' spread for one label and minus it for the other, always the same. Not the rows of the tokens
+    that spelt the label: where the model has never read these, they are all but equal, and the two labels would be too.
+    Embeddings grow only where the vocabulary is not padded for more tokens than there are.
     """
     old, end_of_line = len(policy.tokenizer), policy.encode_completion(".\n")[-1]
     policy.tokenizer.add_special_tokens({"additional_special_tokens": list(labels.names)}, False)
