@@ -25,8 +25,8 @@ def requests(policy):
     return [Request(p["id"], policy.encode_prompt(form.render(p["question"]))) for p in problems]
 
 
-def ids_of(policy, requests, sampling, batch_tokens=None):
-    drawn = HFEngine(policy, batch_tokens).sample(requests, sampling)
+def ids_of(policy, requests, sampling, batch_tokens=None, engine=None):
+    drawn = (engine or HFEngine(policy, batch_tokens)).sample(requests, sampling)
     return {(r.id, k): c.ids for r, of_r in zip(requests, drawn, strict=True) for k, c in enumerate(of_r)}
 
 
@@ -60,8 +60,7 @@ def test_equal_prompts_are_read_once_and_draw_each_their_own(policy, requests):
     again = [Request(f"{request.id}/again", request.prompt_ids) for request in requests[:10]]
     mixed = [*requests[:10], *again]
     engine = HFEngine(policy)
-    drawn = {(r.id, k): c.ids for r, of in zip(mixed, engine.sample(mixed, sampling), strict=True)
-             for k, c in enumerate(of)}  # fmt: skip
+    drawn = ids_of(policy, mixed, sampling, engine=engine)
     assert engine.prefill_tokens == sum(len(request.prompt_ids) for request in requests[:10])
     apart = ids_of(policy, requests[:10], sampling) | ids_of(policy, again, sampling)
     assert agreement(drawn, apart) >= 0.97  # 40 samples: one may differ

@@ -163,7 +163,6 @@ class HFEngine:
         """
         prompts = [tuple(request.prompt_ids) for request in batch]
         rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        owners = torch.tensor([rows[prompt] for prompt in prompts], device=self.device)
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.policy.pad_id)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -184,10 +183,15 @@ class HFEngine:
             parts.append([(layer.keys, layer.values) for layer in out.past_key_values.layers])
             logits.append(out.logits[:, -1])
         prefixes = [
-            (torch.cat([keys for keys, _ in layer])[owners], torch.cat([values for _, values in layer])[owners])
+            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
             for layer in zip(*parts, strict=True)
         ]
-        return DecodingCache(prefixes, k), torch.cat(logits)[owners]
+        following = torch.cat(logits)
+        if len(rows) < len(batch):  # else all is in place, and copies would only take memory
+            owners = torch.tensor([rows[prompt] for prompt in prompts], device=self.device)
+            prefixes = [(keys[owners], values[owners]) for keys, values in prefixes]
+            following = following[owners]
+        return DecodingCache(prefixes, k), following
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
