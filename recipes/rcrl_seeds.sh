@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Return-conditioned RL on the embedded default over three seeds: a table in $OUT/report. BESIDE names files
-# of metrics records to set beside it: of each algorithm and seed, the last round. POLICY names policies that are there
-# already, SEED in it standing for the seed: POLICY=runs/expert-iteration-mini/seedSEED/round2.
+# Return-conditioned RL on the embedded default over three seeds: a table in $OUT/report. BESIDE names files of metrics
+# records to set beside it: of each algorithm and seed, the last round, but for "ei", which is evaluated here. POLICY names
+# policies that are there already, SEED in it standing for the seed: POLICY=runs/expert-iteration-mini/seedSEED/round2.
 set -euo pipefail
 
 : "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}" "${POLICY:=}"
@@ -16,6 +16,6 @@ for seed in $SEEDS; do
 done
 beside="$OUT/beside.metrics.jsonl"
 # shellcheck disable=SC2086
-jq -cs 'group_by(.algorithm, .seed)[] | max_by(.round // .rollouts // 0) | del(.round, .rollouts)' $BESIDE > "$beside"
+jq -cs 'map(select(.algorithm != "ei")) | group_by(.algorithm, .seed)[] | max_by(.round // .rollouts // 0) | del(.round, .rollouts)' $BESIDE > "$beside"
 $REASONRL report "$OUT"/seed*/*.metrics.jsonl "$beside" --title "Return-conditioned RL on mini, $(wc -w <<<"$SEEDS") seeds" \
   --force -o "$OUT/report"
