@@ -8,7 +8,6 @@ process of their own, so that a crash or a hang takes nothing else along. Number
 
 import importlib.util
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -150,6 +149,8 @@ class Function:
         return [number(answer, index) for index, answer in enumerate(answers)]
 
     def _start(self) -> None:
+        import multiprocessing  # here, because `reasonrl --help` would wait for it
+
         spawn = multiprocessing.get_context("spawn")
         self._pipe, far = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(self.file, self.function, far))
