@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+# A shell's background job ignores an interruption, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers' spinning threads would slow each other tenfold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,9 +37,9 @@ def environment(tmp_path_factory):
     bin = tmp_path_factory.mktemp("bin")
     (bin / "reasonrl").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reasonrl "$@"\n')
     (bin / "reasonrl").chmod(0o755)
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("REASONRL_", "NO_COLOR", "FORCE_"))
-    }
+    # Without bytecode each process would compile the package anew, which no user's does.
+    settings = ("REASONRL_", "NO_COLOR", "FORCE_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     path = f"{ROOT}{os.pathsep}{kept.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     return kept | {"PATH": f"{bin}{os.pathsep}{kept['PATH']}", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
