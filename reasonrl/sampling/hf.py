@@ -19,8 +19,8 @@ from reasonrl.sampling import Completion, Request, Sampling, attention, cut_at_s
 from reasonrl.sampling.cache import BLOCK, DecodingCache
 
 CPU_MEMORY = 2 << 30  # bytes of key-value cache and logits that a batch may take on a CPU
-GPU_SHARE = 0.5  # of the free memory, on a GPU
-MOST_TOKENS = 1 << 18  # beyond this a larger batch is no faster, and output comes in larger lumps
+MOST_TOKENS = 1 << 18  # on a CPU, where a larger batch is no faster, and output comes in larger lumps
+GPU_SHARE = 0.5  # of a GPU's free memory: a step takes its time to launch, however few rows it has
 PREFILL_TOKENS = 1 << 14  # prompt tokens in one forward pass
 WINDOW = 4  # batches whose prompts are sorted by length together
 KEEP_FRACTION = 0.75  # rows are dropped when at most this fraction of them is still unfinished
@@ -47,10 +47,9 @@ class HFEngine:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         per_token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
         per_token += 4 * 4 * config.vocab_size // 64  # a row has four arrays of logits and, say, 64 tokens
-        room = CPU_MEMORY
         if self.device.type == "cuda":
-            room = int(torch.cuda.mem_get_info(self.device)[0] * GPU_SHARE)
-        return min(MOST_TOKENS, max(1, room // per_token))
+            return max(1, int(torch.cuda.mem_get_info(self.device)[0] * GPU_SHARE) // per_token)
+        return min(MOST_TOKENS, max(1, CPU_MEMORY // per_token))
 
     def sample(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Completion]]:
         """See `Engine.sample`. Raises UsageError for a prompt that leaves no room for a completion."""

@@ -156,7 +156,7 @@ def rcrl(
             means = Means(orm, device, flags.Precision.fp32.value, batch_tokens, timeout)
             judge = running.enter_context(closing(Judge(chosen, means, answer == flags.Answer.flexible, reading(task))))
             sampling = Sampling(solutions, temperature, 1.0, max_tokens, form.stop, seed)
-            return Labeller(policy, HFEngine(policy, batch_tokens), judge, form, sampling, k)
+            return Labeller(policy, HFEngine(policy), judge, form, sampling, k)
 
         if target:
             target.open()

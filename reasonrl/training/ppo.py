@@ -191,7 +191,7 @@ class Trainer:
         # On a CPU what a forward pass touches should stay in its caches, and small batches of like length pad little.
         self.most_tokens = settings.batch_tokens or (1 << 11 if self.accelerator.device.type == "cpu" else 1 << 15)
         sampling = Sampling(settings.k, settings.temperature, 1.0, settings.max_tokens, form.stop, settings.seed)
-        engine = HFEngine(policy, settings.batch_tokens)
+        engine = HFEngine(policy)  # with a budget of its own: a token takes far more memory to learn than to draw
         self.collect = Collector(policy, engine, judge, form, sampling, settings.missing_eos_penalty)
         self.collect.check([problems[index] for index in sorted({index for step in self.plan for index, _ in step})])
         self.about = about | {
