@@ -258,7 +258,8 @@ def _trains(stage: str, params: Mapping[str, Any], world: World, model: str, exa
     step = int((params["batch_size"] or batch) * padded) + 1
     microbatch = params["batch_tokens"] or min(1 << 14 if device.is_gpu else 1 << 13, step)
     learnt = examples * epochs * padded
-    seconds = TRAINER + device.start(shape) + device.learn(shape, learnt, bool(lora), recompute, stage == "orm")
+    work = device.learn(shape, learnt, microbatch, bool(lora), recompute, stage == "orm")
+    seconds = TRAINER + device.start(shape) + work
     world.checkpoints[params["output"].rstrip("/")] = replace(shape, trained=True)
     memory = device.training_memory(shape, lora, microbatch, recompute)
     return Cost(examples, learnt=learnt, memory=memory, seconds=seconds)
@@ -278,9 +279,11 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
     tokens = world.drawn(asked.task, shape, params["max_tokens"])
     each = asked.prompt + tokens
     read, learnt = 2 * count * each, count * each * epochs * SORTED
+    microbatch = params["batch_tokens"] or (1 << 15 if device.is_gpu else 1 << 12)
     if device.is_gpu:
         seconds = updates * device.generate(shape, batch, asked.prompt, tokens, params["temperature"], vllm=False)
-        seconds += device.read(shape, read) + device.learn(shape, learnt, bool(lora), params["gradient_checkpointing"])
+        seconds += device.read(shape, read)
+        seconds += device.learn(shape, learnt, microbatch, bool(lora), params["gradient_checkpointing"])
     else:
         rates = device.rates(shape)
         seconds = count * tokens * (1 / rates.rollout + 1 / rates.score + epochs / rates.update)
@@ -288,7 +291,6 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
         verifier = world.shape(params["orm"]) if params["orm"] != "tiny-orm" else shape
         read += count * each
         seconds += device.read(verifier, count * each)
-    microbatch = params["batch_tokens"] or (1 << 15 if device.is_gpu else 1 << 12)
     memory = device.training_memory(shape, lora, microbatch, params["gradient_checkpointing"])
     memory += 0 if lora else 4 * shape.parameters  # the reference
     output = params["output"].rstrip("/")

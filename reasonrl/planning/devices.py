@@ -9,6 +9,9 @@ LOGITS = 1 << 26  # most logits that exist at a time in training
 CPU_MEMORY = 2 << 30  # bytes that the in-process engine takes for a batch on a CPU
 MOST_TOKENS = 1 << 18  # tokens that it takes at most
 SEQUENCES = 1024  # vLLM's max_num_seqs on a large GPU
+# Seconds a layer to launch the kernels of a decoding step, and of a forward and backward pass: measured on an H100 that
+# other processes used too (docs/results/smollm2-h100.md), so rather too long.
+DECODE_LAUNCH, LEARN_LAUNCH = 0.0025, 0.0065
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Device:
             return total / rate
         rows = self.rows(shape, sequences, prompt, tokens)
         read = 2 * shape.parameters + rows * shape.kv_bytes(2) * (prompt + tokens / 2)
-        overhead = 0.002 if vllm else 0.0008 * shape.layers  # assumed: launching a step's kernels
+        overhead = 0.002 if vllm else DECODE_LAUNCH * shape.layers  # vLLM replays a graph: assumed
         work = 2 * shape.parameters * rows
         step = max(read / (self.bandwidth * self.decode_share), work / (self.flops * self.read_share))
         return total / rows * (step + overhead)
@@ -96,15 +99,18 @@ class Device:
             return tokens / self.rates(shape).read
         return 2 * shape.parameters * tokens / (self.flops * self.read_share)
 
-    def learn(self, shape: Shape, tokens: float, lora: bool, recompute: bool, verifier: bool = False) -> float:
-        """Seconds of forward and backward passes: 6 N a token, 4 N where only an adapter learns, and 2 N more where
-        activations are computed again."""
+    def learn(
+        self, shape: Shape, tokens: float, microbatch: int, lora: bool, recompute: bool, verifier: bool = False
+    ) -> float:
+        """Seconds of forward and backward passes over `microbatch` tokens each: 6 N a token, 4 N where only an adapter
+        learns, and 2 N more where activations are computed again; on a GPU the launching of kernels besides."""
         if not self.is_gpu:
             rates = self.rates(shape)
             work = (2 / 3 if lora else 1) * (4 / 3 if recompute else 1)
             return work * tokens / (rates.verifier if verifier else rates.learn)
         work = (4 if lora else 6) + (2 if recompute else 0)
-        return work * shape.parameters * tokens / (self.flops * self.learn_share)
+        launch = tokens / microbatch * LEARN_LAUNCH * shape.layers
+        return work * shape.parameters * tokens / (self.flops * self.learn_share) + launch
 
     def sampling_memory(self, shape: Shape, sequences: int, prompt: float, tokens: float) -> float:
         """Bytes of weights, and of keys and values at the longest."""

@@ -12,7 +12,7 @@ if [ "$DEVICE" = cpu2 ]; then # sizes stated beforehand: 250 questions, K = 4, o
   : "${PPO_SAMPLES:=512}" "${PPO_BATCH:=64}" "${PPO_KEEP:=4}" "${EVAL_LIMIT:=200}" "${EVAL_PASS_LIMIT:=50}" "${EVAL_K:=16}"
 else
   : "${MAX_TOKENS:=256}" "${REFERENCES:=7473}" "${LIMIT:=2000}" "${K_PRETRAINED:=16}" "${ROUNDS:=2}" "${ORM_LIMIT:=1000}"
-  : "${PPO_SAMPLES:=20480}" "${PPO_BATCH:=512}" "${PPO_KEEP:=10}" "${EVAL_LIMIT:=1319}" "${EVAL_PASS_LIMIT:=200}" "${EVAL_K:=96}"
+  : "${RCRL_LIMIT:=500}" "${PPO_SAMPLES:=10240}" "${PPO_BATCH:=512}" "${PPO_KEEP:=10}" "${EVAL_LIMIT:=1319}" "${EVAL_PASS_LIMIT:=200}" "${EVAL_K:=96}"
 fi
 
 : "${SFT_EPOCHS:=2}" "${SFT_LONG:=4}" # the paper's SFT2 and SFT4
@@ -23,7 +23,7 @@ fi
 : "${PER_QUESTION:=4}"
 : "${ORM_SFT:=}" "${ORM_PRETRAINED:=}"
 : "${ORM_K:=4}" "${ORM:=--epochs 1 --batch-size 32 --lr 1e-4}"
-: "${PPO:=--lr 1e-5 --epochs 2}"
+: "${PPO:=--lr 1e-5 --epochs 2 --batch-tokens 4096}" # 32 layers of activations: 1.2 MB a token
 : "${RCRL_LIMIT:=$LIMIT}" "${RCRL:=--epochs 2 $SFT}"
 : "${EVAL_TEMPERATURE:=0.7}"        # the paper's
 : "${MODEL_SIZES:=672384=tiny 134515008=$BASE}"
