@@ -86,6 +86,8 @@ def test_interrupted_and_resumed_loses_nothing_and_repeats_nothing(tmp_path, how
     assert sum(a == b for a, b in zip(mine, theirs, strict=True)) >= 0.99 * len(theirs)
     meta = json.loads((tmp_path / "out.jsonl.meta.json").read_text())
     assert meta["finished"] and meta["counts"]["records"] == 960 and len(meta["model"]["sha256"]) == 64
+    drawn = sum(len(json.loads(line)["completion_ids"]) for line in out.read_text().splitlines())
+    assert meta["counts"]["tokens"] == drawn  # both runs'
     start = time.time()
     assert sample(*line, "-o", out, "--resume", stdin=None).returncode == 0
     assert time.time() - start < 2  # no model was loaded
