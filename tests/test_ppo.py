@@ -17,6 +17,7 @@ from reasonrl.sampling import Completion, Sampling
 from reasonrl.sampling.hf import HFEngine
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
+from reasonrl.training import likelihood
 from reasonrl.training.actor_critic import ActorCritic, Reference
 from reasonrl.training.ppo import Settings, estimate_advantages, plan, step_loss
 from reasonrl.training.rollouts import Collector, Experience, Rollouts, score
@@ -250,9 +251,11 @@ def test_a_model_that_changes_its_logits_behind_the_output_layer_is_refused(poli
         vocab_size=50, hidden_size=16, num_hidden_layers=1, intermediate_size=16, num_attention_heads=2,
         num_key_value_heads=2, logits_scaling=8.0,
     )  # fmt: skip
-    scaled = GraniteForCausalLM(config).eval()
+    scaled = Policy("granite", "", policy.tokenizer, GraniteForCausalLM(config).eval())
     with pytest.raises(UsageError, match="granite"):
-        check_output_layer(Policy("granite", "", policy.tokenizer, scaled))
+        check_output_layer(scaled)
+    with pytest.raises(UsageError, match="granite"):  # by sft and rcrl too, before anything is written
+        likelihood.train(scaled, [], FORM, likelihood.Settings(), checkpoint=None, device="cpu")
 
 
 def test_dropout_is_off_in_whatever_way_a_model_writes_it():

@@ -15,7 +15,7 @@ from reasonrl import console
 from reasonrl.errors import ReasonRLError
 from reasonrl.models import adapters
 from reasonrl.models.checkpoint import Checkpoint
-from reasonrl.models.policy import Policy
+from reasonrl.models.policy import Policy, check_output_layer
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import epochs
 from reasonrl.training.batching import Example, Microbatch, batches, microbatches
@@ -51,6 +51,7 @@ def train(
 ) -> None:
     """Fine-tunes `policy` on `examples` and writes the finished checkpoint. `about` goes into its marker."""
     accelerator = make_accelerator(device, dtype)
+    check_output_layer(policy)
     checkpoint.open()
     accelerator.wait_for_everyone()
     longest = min(settings.max_length or policy.context, policy.context)
