@@ -90,9 +90,7 @@ def test_labels_can_be_taken_out_again(pieces):
 
 def solution(question, good, text=None, ids=None):
     count = len(good)
-    return rcrl.Solution(
-        question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good, [True] * count
-    )
+    return rcrl.Solution(question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good)
 
 
 def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
@@ -137,22 +135,12 @@ def test_a_threshold_makes_labels_of_values_and_none_takes_them_as_they_are(poli
     assert make(None, labels=None) == [True, False]
 
 
-def test_steps_whose_label_was_settled_before_them_need_not_be_learnt(policy):
-    """Behind a hopeless prefix every step is bad: that says nothing of the step."""
-    record = {"id": "x", "question": "?", "start_value": {"mc": 0.25}, "finish": "eos"}
-    encode = labels.StepEncoder(policy)
-    make = lambda text, values: rcrl.to_solution(
-        record | {"completion": text, "step_values": {"mc": values}}, encode, PromptForm(), TEXT, 0.5
-    )
-    wrong, right = make("A\nB\nC", [0.5, 0, 0]), make("A\nD\nC", [0.5, 0.75, 1])
-    assert wrong.undecided == [True, True, False] and right.undecided == [True, True, True]
-    chosen, counts = rcrl.balance([wrong, right], 0, undecided=True)
-    assert (counts["good_steps"], counts["bad_steps"], counts["learnt_steps"]) == (4, 1, 2)
-    learnt = {one.steps.ids[2]: steps for one, steps in chosen}
-    assert learnt[wrong.steps.ids[2]][1:] == [True, False]
+def test_what_follows_the_last_step_that_is_learnt_is_left_out(policy):
+    record = {"id": "x", "question": "?", "finish": "eos", "completion": "A\nB\nC", "step_values": {"mc": [0.5, 0, 0]}}
+    wrong = rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, 0.5)
     example = rcrl.to_example(wrong, [False, True, False], ([], policy.encode_completion(TEXT.bad)))
-    assert policy.decode([example.completion_ids]) == ["A\n[BAD]\nB\n"]  # nobody reads what follows
-    assert rcrl.balance([wrong, right], 0)[1]["bad_steps"] == 2
+    assert policy.decode([example.completion_ids]) == ["A\n[BAD]\nB\n"]
+    assert policy.decode([[i for i, own in zip(example.completion_ids, example.mask, strict=True) if own]]) == ["B\n"]
 
 
 STEPS = st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=2, max_size=30)
@@ -340,9 +328,7 @@ def test_drawing_and_learning_read_the_same_text(policy):
         for one in drawn:
             starts = step_starts(labels.pieces(policy, one.ids))
             starts = starts[:-1] if starts[-1] == len(one.ids) else starts
-            found = rcrl.Solution(
-                "q", request.prompt_ids, Steps(one.ids, starts, len(starts)), *[[False] * len(starts)] * 2
-            )
+            found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
             example = rcrl.to_example(found, [True] * len(starts), ([], label))
             batch = collate([example], 0)
             with torch.no_grad():

@@ -24,11 +24,6 @@ class Spelling(StrEnum):
     tokens = "tokens"
 
 
-class Learnt(StrEnum):
-    all = "all"
-    undecided = "undecided"
-
-
 Base = Annotated[
     str,
     typer.Option("--base", metavar="M", envvar="REASONRL_MODEL", show_envvar=False, help="The weights to fine-tune.",
@@ -46,9 +41,6 @@ SaveData = Annotated[
 ]  # fmt: skip
 LabelsFlag = Annotated[
     Spelling, typer.Option("--labels", help="Labels as plain text, or as two new tokens of the vocabulary.")
-]
-StepsFlag = Annotated[
-    Learnt, typer.Option("--steps", help="Learn all steps, or those whose prefix was worth neither 0 nor 1.")
 ]
 Solutions = Annotated[int, typer.Option("--solutions", min=1, metavar="N", help="Solutions a problem.")]
 K = Annotated[int, typer.Option("--k", "-k", min=1, help="Completions of each prefix of a solution.")]
@@ -70,7 +62,6 @@ def rcrl(
     data: Data = None,
     save_data: SaveData = None,
     labels: LabelsFlag = Spelling.text,
-    steps: StepsFlag = Learnt.all,
     solutions: Solutions = 4,
     k: K = 8,
     threshold: Threshold = None,
@@ -191,7 +182,7 @@ def rcrl(
     # Labels of fresh records follow the threshold as they are; those of --data stay what their owner made them.
     again = threshold if data else None
     found = [training.at(place, algorithm.to_solution, row, encode, form, used, again) for row, place in rows]
-    balanced, counts = algorithm.balance([one for one in found if one], seed, steps is Learnt.undecided)
+    balanced, counts = algorithm.balance([one for one in found if one], seed)
     if labels is Spelling.tokens:
         spelling.add_tokens(policy, used)
     label_ids = (policy.encode_completion(used.good), policy.encode_completion(used.bad))

@@ -26,14 +26,12 @@ from reasonrl.training.batching import Example
 @dataclass(frozen=True)
 class Solution:
     """A solution with the label of each of its steps. It is right if its last step is good: that one's value is the
-    solution's own return. undecided: whether the value of what stands before a step was neither 0 nor 1, so that the
-    step's label says something of the step itself."""
+    solution's own return."""
 
     question: str
     prompt_ids: list[int]
     steps: Steps
     good: list[bool]
-    undecided: list[bool]
 
     @property
     def right(self) -> bool:
@@ -70,22 +68,17 @@ def to_solution(
         raise RecordError(f"want {count} labels, one a step, each {' or '.join(labels.names)}")
     if not count:
         return None
-    before = [(record.get("start_value") or {}).get("mc"), *values[:-1]] if has_values and len(values) == count else []
-    undecided = [value not in (0, 1) for value in before] or [True] * count
     prompt_ids = encode.encode_prompt(prompt_text(record, form, encode.policy.tokenizer))
     good = [name == labels.names[0] for name in names]
-    return Solution(str(record.get("id")), prompt_ids, encode(record), good, undecided)
+    return Solution(str(record.get("id")), prompt_ids, encode(record), good)
 
 
-def balance(
-    solutions: Sequence[Solution], seed: int, undecided: bool = False
-) -> tuple[list[tuple[Solution, list[bool]]], dict[str, Any]]:
+def balance(solutions: Sequence[Solution], seed: int) -> tuple[list[tuple[Solution, list[bool]]], dict[str, Any]]:
     """Chooses what is learnt → solutions with which of their steps are, and counts.
 
     Each solution of a question is taken once. Of right and wrong ones, those that are more are thinned out at random
     until there are as many of both; then, of good and bad steps, those that are more: these are still read, with their
-    labels, but not learnt. undecided: only steps that are so are learnt. Raises ReasonRLError if there is only one kind
-    of either.
+    labels, but not learnt. Raises ReasonRLError if there is only one kind of either.
     """
     distinct = list({(one.question, tuple(one.steps.ids)): one for one in solutions}.values())
     draw = random.Random(seed)
@@ -99,8 +92,7 @@ def balance(
     places: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for i, one in enumerate(kept):
         for step, good in enumerate(one.good):
-            if one.undecided[step] or not undecided:
-                places[good].append((i, step))
+            places[good].append((i, step))
     steps_each = min(map(len, places.values()))
     if not steps_each:
         raise ReasonRLError(f"{len(places[True])} good and {len(places[False])} bad steps: no label to tell apart")
