@@ -6,9 +6,10 @@
 set -euo pipefail
 
 dir=${1:?usage: tiny.sh DIR}
-: "${PYTHON:=python}" "${SLIP:=0.45}" "${HIDDEN:=128}"
+: "${PYTHON:=python}" "${PROBLEMS:=80000}" "${SLIP:=0.45}" "${HIDDEN:=128}" "${LAYERS:=2}"
 export OMP_NUM_THREADS=1  # the order of a sum depends on the number of threads
 
-"$PYTHON" "$(dirname "$0")/tiny_init.py" "$dir" --problems 80000 --slip "$SLIP" --hidden "$HIDDEN" --seed 0
+"$PYTHON" "$(dirname "$0")/tiny_init.py" "$dir" --problems "$PROBLEMS" --slip "$SLIP" --hidden "$HIDDEN" \
+  --layers "$LAYERS" --seed 0
 "$PYTHON" -m reasonrl sft "$dir/pretrain.jsonl" --model "$dir/model" --preset tiny --epochs 1 --batch-size 32 --lr 4e-3 --final-lr 0 \
   --warmup 0.05 --weight-decay 0.01 --save-every 1000 --resume -o "$dir/tiny"

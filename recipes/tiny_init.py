@@ -54,14 +54,14 @@ def build_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, seed: int) -> LlamaForCausalLM:
-    """About 0.7 million random parameters where hidden is 128, in a shape that every Llama engine loads."""
+def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, seed: int) -> LlamaForCausalLM:
+    """About 0.7 million random parameters where hidden is 128 and layers 2, in a shape that every Llama engine loads."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=hidden * 5 // 2,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--slip", type=float, default=0.45, help="Probability that a step picks a wrong operation.")
     parser.add_argument("--vocabulary", type=int, default=2304, help="Most tokens the tokenizer may have.")
     parser.add_argument("--hidden", type=int, default=128, help="Width of the model, a multiple of 8.")
+    parser.add_argument("--layers", type=int, default=2, help="Depth of the model.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the weights and of the slips.")
     args = parser.parse_args()
 
@@ -96,7 +97,7 @@ def main() -> None:
     texts = [f"Question: {record['question']}\nAnswer:\n{record['reference']}" for record in records]
     tokenizer = build_tokenizer(texts, args.vocabulary)
     tokenizer.save_pretrained(args.out / "model")
-    build_model(tokenizer, args.hidden, args.seed).save_pretrained(args.out / "model")
+    build_model(tokenizer, args.hidden, args.layers, args.seed).save_pretrained(args.out / "model")
 
 
 if __name__ == "__main__":
