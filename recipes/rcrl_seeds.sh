@@ -6,7 +6,7 @@ set -euo pipefail
 
 : "${OUT:=runs/rcrl-mini}" "${SEEDS:=0 1 2}" "${REASONRL:=reasonrl}" "${POLICY:=}"
 : "${BESIDE:=$(dirname "$0")/../docs/results/ppo-mini/metrics.jsonl}"
-: "${LIMIT:=4000}" "${K:=4}" "${RCRL:=--labels tokens --epochs 3 --lr 4e-3}" # chosen on training questions
+: "${LIMIT:=4000}" "${K:=4}" "${RCRL:=--labels tokens --epochs 12 --lr 4e-3}" # chosen on training questions
 export REASONRL LIMIT K RCRL
 
 for seed in $SEEDS; do

@@ -26,7 +26,7 @@
 : "${ORM:=--held-out 0.05}"
 : "${PPO_SAMPLES:=24576}" "${PPO_BATCH:=512}" "${PPO_KEEP:=16}" # as in recipes/ppo.sh
 : "${PPO:=}"                        # the stage's own preset
-: "${RCRL_LIMIT:=3000}" "${RCRL:=--k 4 --labels tokens --epochs 3 --lr 4e-3}" # docs/results/rcrl-mini.md
+: "${RCRL_LIMIT:=2000}" "${RCRL:=--k 4 --labels tokens --epochs 12 --lr 4e-3}" # docs/results/rcrl-mini.md, with half the questions
 
 # Evaluation on the test split
 : "${EVAL_LIMIT:=1000}" "${EVAL_PASS_LIMIT:=300}"
