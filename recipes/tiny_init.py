@@ -55,7 +55,7 @@ def build_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, seed: int) -> LlamaForCausalLM:
-    """About 0.7 million random parameters where hidden is 128 and layers 2, in a shape that every Llama engine loads."""
+    """0.7 million random parameters where hidden is 128 and layers 2, in a shape that every Llama engine loads."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
