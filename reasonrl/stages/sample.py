@@ -164,12 +164,12 @@ def sample(
                 text = shown.render(problem, form, policy.tokenizer)
                 yield Request(problem["id"], policy.encode_prompt(text))
 
-        tokens = cut = 0
+        tokens_before = cut_before = 0
         for record in out.kept_records():
-            tokens += len(record.get("completion_ids") or ())
-            cut += record["finish"] == "length"
-        tokens_before, cut_before = tokens, cut
+            tokens_before += len(record.get("completion_ids") or ())
+            cut_before += record["finish"] == "length"
         watch = console.Stopwatch()
+        tokens = cut = 0
         with contextlib.closing(engine), console.progress("sampling", total=len(chosen)) as advance:
             for number, completions in enumerate(engine.sample(requests(), sampling), start=done):
                 problem = chosen[number]
@@ -183,14 +183,14 @@ def sample(
                     cut += completion.finish == "length"
                     out.write(to_record(problem, index, asked, completion, fixed, logprobs))
                 out.flush()
-                advance(number + 1, f"{(tokens - tokens_before) / watch.seconds:,.0f} tokens/s")
-        fresh, drawn = (len(chosen) - done) * k, tokens - tokens_before
-        out.counts = {"problems": len(chosen), "tokens": tokens, "truncated": cut}
-        out.extra["tokens_per_second"] = round(drawn / watch.seconds, 1)
+                advance(number + 1, f"{tokens / watch.seconds:,.0f} tokens/s")
+        fresh = (len(chosen) - done) * k
+        out.counts = {"problems": len(chosen), "tokens": tokens_before + tokens, "truncated": cut_before + cut}
+        out.extra["tokens_per_second"] = round(tokens / watch.seconds, 1)
     if fresh:
         console.log(
-            f"{fresh} samples of {len(chosen) - done} problems, {drawn / fresh:.1f} tokens each, "
-            f"{(cut - cut_before) / fresh:.1%} truncated, {drawn / watch.seconds:,.0f} tokens/s"
+            f"{fresh} samples of {len(chosen) - done} problems, {tokens / fresh:.1f} tokens each, {cut / fresh:.1%} "
+            f"truncated, {tokens / watch.seconds:,.0f} tokens/s"
         )
 
 

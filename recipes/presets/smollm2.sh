@@ -23,7 +23,7 @@ fi
 : "${PER_QUESTION:=4}"
 : "${ORM_SFT:=}" "${ORM_PRETRAINED:=}"
 : "${ORM_K:=4}" "${ORM:=--epochs 1 --batch-size 32 --lr 1e-4}"
-: "${PPO:=--lr 1e-5 --epochs 2 --batch-tokens 4096}" # 32 layers of activations: 1.2 MB a token
+: "${PPO:=--lr 1e-5 --epochs 2 --batch-tokens 4096}" # a token's activations: a megabyte, by estimate
 : "${RCRL_LIMIT:=$LIMIT}" "${RCRL:=--epochs 2 $SFT}"
 : "${EVAL_TEMPERATURE:=0.7}"        # the paper's
 : "${MODEL_SIZES:=672384=tiny 134515008=$BASE}"
