@@ -93,8 +93,8 @@ supervised() { # EPOCHS: $at/sftEPOCHS, fine-tuned on REFERENCES worked solution
   policy=$at/sft$1
 }
 
-verifier() { # sets REASONRL_ORM: the one that the preset names, or one that learns from samples of the start
-  export REASONRL_ORM=${orm:-$at/orm}
+verifier() { # sets judge, which names it to a recipe: the one of the preset, or one that learns from samples of the start
+  judge=(REASONRL_ORM="${orm:-$at/orm}")
   [ -z "$orm" ] || return 0
   # shellcheck disable=SC2086
   once "$at/orm.samples.done" run sample --task "$task" --limit "$ORM_LIMIT" --k "$ORM_K" --model "$start" $first \
@@ -118,19 +118,19 @@ train() { # CELL: trains what it needs and has not got yet
 }
 
 expert_iteration() { # ei|ei-orm START DIR: each round fine-tuned from the base
-  local reward=exact
+  local reward=exact judge=()
   if [ "$1" = ei-orm ]; then reward=orm && verifier; fi
-  make "$3" expert_iteration.sh BASE="$BASE" START="$2" EXTRA="$extra" REWARD="$reward" ROUNDS="$ROUNDS" K="$k" LIMIT="$LIMIT" \
-    PER_QUESTION="$PER_QUESTION" FIRST="$first" SFT="$EI_SFT"
+  make "$3" expert_iteration.sh "${judge[@]}" BASE="$BASE" START="$2" EXTRA="$extra" REWARD="$reward" ROUNDS="$ROUNDS" K="$k" \
+    LIMIT="$LIMIT" PER_QUESTION="$PER_QUESTION" FIRST="$first" SFT="$EI_SFT"
   policy=$3/round$ROUNDS
 }
 
 proximal() { # ppo|ppo-dense|ppo-orm
-  local reward=${1#ppo}
+  local reward=${1#ppo} judge=()
   reward=${reward#-}
   [ "$reward" != orm ] || verifier
-  make "$at/$1" ppo.sh BASE="$start" REWARD="${reward:-exact}" SAMPLES="$PPO_SAMPLES" BATCH="$PPO_BATCH" KEEP="$PPO_KEEP" \
-    PPO="--limit $LIMIT $first $PPO"
+  make "$at/$1" ppo.sh "${judge[@]}" BASE="$start" REWARD="${reward:-exact}" SAMPLES="$PPO_SAMPLES" BATCH="$PPO_BATCH" \
+    KEEP="$PPO_KEEP" PPO="--limit $LIMIT $first $PPO"
   policy=$at/$1/policy
 }
 
@@ -145,7 +145,7 @@ return_conditioned() { # from samples of the last policy of Expert Iteration
 # Evaluation, and what is reported
 
 evaluate() { # POLICY LABEL=VALUE…: its metrics, with these labels, go into the report
-  local samples=$1.eval flags= name record
+  local samples=$1.eval flags= name record judge=()
   if [ "$1" = "$BASE" ]; then samples=$at/base.eval flags=$first; fi
   [ "$EVAL_REWARD" = exact ] || verifier
   name=$(tr -c '[:alnum:]-\n' _ <<< "${*:2}")
@@ -153,7 +153,7 @@ evaluate() { # POLICY LABEL=VALUE…: its metrics, with these labels, go into th
   [ -n "$PLAN" ] || mkdir -p "$(dirname "$record")"
   once "${record%.jsonl}.done" env TASK="$task" SEED="$seed" METRICS="$record" EVAL_SAMPLE="$flags" MAX_TOKENS="$MAX_TOKENS" \
     EVAL_LIMIT="$EVAL_LIMIT" EVAL_PASS_LIMIT="$EVAL_PASS_LIMIT" EVAL_K="$EVAL_K" EVAL_TEMPERATURE="$EVAL_TEMPERATURE" \
-    EVAL_REWARD="$EVAL_REWARD" "$here/evaluate.sh" "$1" "$samples" "${@:2}" seed="$seed"
+    EVAL_REWARD="$EVAL_REWARD" "${judge[@]}" "$here/evaluate.sh" "$1" "$samples" "${@:2}" seed="$seed"
   records+=("$record")
 }
 records=()

@@ -288,9 +288,8 @@ def _ppo(params: Mapping[str, Any], world: World) -> Cost:
         rates = device.rates(shape)
         seconds = count * tokens * (1 / rates.rollout + 1 / rates.score + epochs / rates.update)
     if _asks_orm(params):
-        verifier = world.shape(params["orm"]) if params["orm"] != "tiny-orm" else shape
         read += count * each
-        seconds += device.read(verifier, count * each)
+        seconds += device.read(world.shape(params["orm"]), count * each)
     memory = device.training_memory(shape, lora, microbatch, params["gradient_checkpointing"])
     memory += 0 if lora else 4 * shape.parameters  # the reference
     output = params["output"].rstrip("/")
