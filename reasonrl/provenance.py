@@ -20,8 +20,13 @@ MANNER = {
     "output", "force", "resume", "rejects", "batch_tokens", "device", "save_every", "on_error", "attn",
     "base_url", "concurrency", "timeout", "retries", "dry_run", "keep_every", "log_with",
 }  # fmt: skip
+# Arguments that name what a run reads and must not change while it is interrupted. Python files are left out of the
+# check: to mend one and go on is what many a run is resumed for.
+READS = ("problems", "records", "samples", "scored", "data", "task", "prompt", "model", "base", "orm")
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
-WHOLE_HASH_LIMIT = 4 << 30  # bytes; weights beyond this are identified by name and size
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+BESIDE = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+WHOLE_HASH_LIMIT = 4 << 30  # bytes; reading more takes longer than anybody waits for a check
 
 _stage = ""
 _arguments: dict[str, Any] = {}
@@ -32,6 +37,7 @@ def begin(stage: str, arguments: dict[str, Any]) -> None:
     global _stage, _arguments
     _stage = stage
     _arguments = {name: _plain(value) for name, value in arguments.items()}
+    hash_files.cache_clear()
 
 
 def _plain(value: Any) -> Any:
@@ -75,23 +81,39 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def hash_files(directory: str | Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".gguf")) -> str:
-    """One hash for the files of a model directory (by name and size only, where the weights exceed 4 GiB)."""
-    directory = Path(directory)
-    files = [directory] if directory.is_file() else sorted(p for p in directory.iterdir() if p.suffix in suffixes)
-    by_content = sum(path.stat().st_size for path in files) <= WHOLE_HASH_LIMIT
+@cache
+def hash_files(path: str | Path) -> str:
+    """One hash for a file, or for the files of a directory that make a model: weights, configuration, tokenizer. What a
+    run keeps beside them does not count. Beyond 4 GiB by name, size and time of change only."""
+    path = Path(path)
+    is_part = lambda file: file.suffix in WEIGHTS or file.name in BESIDE
+    files = [path] if path.is_file() else sorted(filter(is_part, path.iterdir()))
+    by_content = sum(file.stat().st_size for file in files) <= WHOLE_HASH_LIMIT
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
-        if by_content:
-            with open(path, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file.name}:{about.st_size}\n".encode())
+        if not by_content:
+            digest.update(f"{about.st_mtime_ns}\n".encode())
+            continue
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
-def check_same_run(described: dict[str, Any] | None, where: str) -> None:
-    """Raises UsageError when an earlier run that is to be resumed had other arguments than this one."""
+def sources() -> dict[str, str]:
+    """The hash of each file and model directory that the arguments name. A bundled model and one of a hub have none:
+    their names say which they are."""
+    given = (_arguments.get(name) for name in READS)
+    named = {path for value in given if value for path in (value if isinstance(value, list) else [value])}
+    on_disk = lambda path: os.path.isdir(path) or (os.path.isfile(path) and not path.endswith(".py"))
+    return {path: hash_files(path) for path in sorted(filter(on_disk, named))}
+
+
+def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bool = False) -> None:
+    """Raises UsageError when an earlier run had other arguments than this one, or, `going_on` from what it left, when
+    what it read has changed since. What is finished stays as it is, whatever became of its inputs."""
     if not described:
         return
     before, now = described.get("arguments", {}), _arguments
@@ -101,6 +123,9 @@ def check_same_run(described: dict[str, Any] | None, where: str) -> None:
         raise UsageError(
             f"{where} was made by another command ({what or described.get('stage')}); --force starts again"
         )
+    for path, digest in described.get("sources", {}).items() if going_on else ():
+        if os.path.exists(path) and hash_files(path) != digest:  # the stage itself says it best where one is gone
+            raise UsageError(f"{where}: did the input change? {path} is not what it was then; --force starts again")
 
 
 def sidecar_of(path: str) -> Path:
@@ -113,8 +138,11 @@ class Output(jsonl.Sink):
     def __init__(self, path: str, *, force: bool = False, resume: bool = False, replay: bool = True):
         begun = os.path.exists(path) or os.path.exists(f"{path}.partial")
         if resume and not force and begun and sidecar_of(path).exists():
-            check_same_run(jsonl.read_json(sidecar_of(path)), path)
+            going_on = os.path.exists(f"{path}.partial")
+            check_same_run(jsonl.read_json(sidecar_of(path)), path, going_on=going_on)
         super().__init__(path, force=force, resume=resume, replay=replay)
+        # A stage that makes its records again sees by them whether its inputs are the same: it need not read them twice.
+        self.sources = {} if replay or not self.is_file else sources()
         self.inputs: list[jsonl.Reader] = []
         self.counts: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
@@ -142,6 +170,8 @@ class Output(jsonl.Sink):
             "seconds": round(self._watch.seconds, 3),
             "finished": finished,
         }
+        if self.sources:
+            about["sources"] = self.sources
         jsonl.write_json(sidecar_of(self.path), about | self.extra)
 
 

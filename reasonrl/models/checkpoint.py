@@ -53,7 +53,7 @@ class Checkpoint:
         if self.has_state and not resume:
             raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
         if self.has_state:
-            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial))
+            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
 
     @property
     def has_state(self) -> bool:
@@ -72,7 +72,8 @@ class Checkpoint:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot make the directory ({error.strerror})") from None
-        jsonl.write_json(self.partial / "run.json", provenance.describe())
+        about = provenance.describe() | {"sources": provenance.sources()}
+        jsonl.write_json(self.partial / "run.json", about)
 
     @property
     def state(self) -> Path:

@@ -1,0 +1,127 @@
+"""`--resume` goes on only over what the interrupted run read: the same files, and the same model."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from reasonrl import provenance
+from reasonrl.errors import AlreadyDone, UsageError
+from reasonrl.models.checkpoint import Checkpoint
+
+TINY = ROOT / "reasonrl" / "models" / "tiny"
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Arguments of a run in `tmp_path`, which reads a file and a model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.jsonl").write_text("{}\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    return {"records": ["kept.jsonl", "-"], "model": "model", "orm": "tiny-orm", "task": "own.py", "output": "x"}
+
+
+def interrupted(inputs):
+    """A file and a checkpoint, `x` and `policy`, that a killed run left unfinished."""
+    provenance.begin("sft", inputs)
+    with pytest.raises(KeyboardInterrupt), provenance.open_output("x", replay=False) as out:
+        out.write({"id": 1})
+        raise KeyboardInterrupt
+    target = Checkpoint("policy", force=False, resume=False)
+    target.open()
+    target.state.mkdir()
+    (target.state / "position.json").write_text('{"step": 3}')
+
+
+def resume_file():
+    with provenance.open_output("x", resume=True, replay=False) as out:
+        return out.kept
+
+
+def resume_checkpoint():
+    return Checkpoint("policy", force=False, resume=True)
+
+
+def test_what_a_run_reads_is_written_down_at_its_start(inputs, tmp_path):
+    interrupted(inputs)
+    for file in ("x.meta.json", "policy.partial/run.json"):
+        assert set(json.loads((tmp_path / file).read_bytes())["sources"]) == {"kept.jsonl", "model"}
+
+
+@pytest.mark.parametrize("changed", ["kept.jsonl", "model/model.safetensors", "model/config.json"])
+def test_no_run_goes_on_over_what_has_changed(inputs, tmp_path, changed):
+    interrupted(inputs)
+    before = (tmp_path / changed).read_bytes()
+    (tmp_path / changed).write_bytes(before + b"\n")
+    provenance.begin("sft", inputs)
+    for resume, left in ((resume_file, "x"), (resume_checkpoint, "policy.partial")):
+        with pytest.raises(UsageError) as refused:
+            resume()
+        which = changed.partition("/")[0]
+        complaint = f"{left}: did the input change? {which} is not what it was then; --force starts again"
+        assert str(refused.value) == complaint
+    (tmp_path / changed).write_bytes(before)
+    provenance.begin("sft", inputs)
+    assert resume_file() == 1 and resume_checkpoint().has_state
+
+
+def test_what_does_not_count_as_a_change(inputs, tmp_path):
+    (tmp_path / "own.py").write_text("mended = 1")
+    interrupted(inputs)
+    (tmp_path / "own.py").write_text("mended = 2")
+    (tmp_path / "model" / "samples.jsonl.meta.json").write_text("{}")  # what a run keeps beside the weights
+    provenance.begin("sft", inputs)
+    assert resume_file() == 1 and resume_checkpoint().has_state
+
+
+def test_what_is_finished_stays_whatever_became_of_its_inputs(inputs, tmp_path):
+    interrupted(inputs)
+    assert resume_file() == 1
+    (tmp_path / "kept.jsonl").write_text("other\n")
+    provenance.begin("sft", inputs)
+    with pytest.raises(AlreadyDone):
+        resume_file()
+
+
+def test_a_model_too_large_to_be_read_is_told_by_the_time_of_its_change(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "WHOLE_HASH_LIMIT", 4)
+    interrupted(inputs)
+    provenance.begin("sft", inputs)
+    assert resume_checkpoint().has_state
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weighty")
+    provenance.begin("sft", inputs)
+    with pytest.raises(UsageError, match="model is not what it was"):
+        resume_checkpoint()
+
+
+@pytest.mark.slow
+def test_training_does_not_go_on_over_other_examples(sh, tmp_path, killed_at):
+    assert sh("reasonrl data mini --limit 64 -o kept.jsonl && cp kept.jsonl before.jsonl").code == 0
+    sft = "reasonrl sft kept.jsonl --epochs 4 --batch-size 8 --save-every 2 -o policy"
+    killed_at(sft, "policy.partial/metrics.jsonl", 6)
+    assert sh("reasonrl data mini --limit 64 --seed 1 -f -o kept.jsonl").code == 0
+    refused = sh(f"{sft} --resume")
+    assert (refused.code, refused.out) == (2, b"") and "policy.partial: did the input change? kept.jsonl" in refused.err
+    done = sh(f"cp before.jsonl kept.jsonl && {sft} --resume")
+    assert done.code == 0 and "resuming at step" in done.err
+
+
+@pytest.mark.slow
+def test_one_file_holds_samples_of_one_model(sh, tmp_path):
+    shutil.copytree(TINY, tmp_path / "sft")
+    draw = "--task mini --limit 40 --k 4 --max-tokens 40 --batch-tokens 1000"
+    sample = f"reasonrl sample {draw} --model sft -o sft/s.jsonl"
+    assert sh(f"ulimit -f 60; {sample}").code == 1
+    kept = (tmp_path / "sft" / "s.jsonl.partial").read_bytes()
+    weights = (tmp_path / "sft" / "model.safetensors").read_bytes()
+    (tmp_path / "sft" / "model.safetensors").write_bytes(weights[:-1] + b"?")
+    refused = sh(f"{sample} --resume")
+    assert refused.code == 2 and "sft/s.jsonl: did the input change? sft is not what it was" in refused.err
+    assert kept and (tmp_path / "sft" / "s.jsonl.partial").read_bytes() == kept
+    (tmp_path / "sft" / "model.safetensors").write_bytes(weights)
+    done = sh(f"{sample} --resume")
+    assert done.code == 0 and "resuming behind" in done.err
+    assert len((tmp_path / "sft" / "s.jsonl").read_bytes().splitlines()) == 160
