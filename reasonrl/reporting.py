@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasonrl import stats
 from reasonrl.errors import ReasonRLError, RecordError
@@ -14,12 +14,21 @@ NUMBERS = ("unparseable", "truncated", "unique_solutions", "unique_correct")
 COLOURS = ("#2a6f97", "#e07a5f", "#6a994e", "#8e6c8a", "#bc8034", "#4d4d4d")
 
 
+class Value(NamedTuple):
+    """A metric's mean over so many seeds, with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int = 1
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: labels, and for each metric its mean and 95% interval."""
+    """One line of the table: labels, and the value of each metric; not every seed need have each of them."""
 
     labels: dict[str, Any]
-    values: dict[str, tuple[float, float, float]]
+    values: dict[str, Value]
     seeds: int
 
 
@@ -66,22 +75,25 @@ def _labels(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
 
 
-def _values(group: list[Record]) -> dict[str, tuple[float, float, float]]:
-    found: dict[str, list[tuple[float, float, float]]] = {}
+def _values(group: list[Record]) -> dict[str, Value]:
+    found: dict[str, list[Value]] = {}
     for record in group:
         for metric in record["metrics"]:
             name = f"{metric['name']}@{metric['k']}"
-            found.setdefault(name, []).append((metric["value"], metric["low"], metric["high"]))
+            found.setdefault(name, []).append(Value(metric["value"], metric["low"], metric["high"]))
         for name in NUMBERS:
             if isinstance(record.get(name), int | float):
-                found.setdefault(name, []).append((record[name],) * 3)
-    return {name: values[0] if len(values) == 1 else _over_seeds(name, values) for name, values in found.items()}
+                found.setdefault(name, []).append(Value(*(record[name],) * 3))
+    return {name: _over_seeds(name, values) for name, values in found.items()}
 
 
-def _over_seeds(name: str, values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """The mean and its t-interval, cut to what the number can be: a t-interval knows nothing of that."""
-    mean, low, high = stats.seed_interval([value for value, _, _ in values])
-    return mean, max(0.0, low), high if name.startswith("unique_") else min(1.0, high)
+def _over_seeds(name: str, values: list[Value]) -> Value:
+    """The mean and its t-interval, cut to what the number can be: a t-interval knows nothing of that. Where all agree
+    there is no spread to make one of, and the first one's interval over questions stays."""
+    if len({value.mean for value in values}) == 1:
+        return values[0]._replace(seeds=len(values))
+    mean, low, high = stats.seed_interval([value.mean for value in values])
+    return Value(mean, max(0.0, low), high if name.startswith("unique_") else min(1.0, high), len(values))
 
 
 def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path], chosen: Sequence[str] = ()) -> str:
@@ -93,12 +105,15 @@ def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path], chosen: Seq
     lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
         cells = [_text(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * len(seeds)
-        cells += [_cell(row.values.get(name)) for name in metrics]
+        cells += [_cell(row.values.get(name), row.seeds) for name in metrics]
         lines.append("| " + " | ".join(cells) + " |")
     interval = "the value with its 95% bootstrap interval over questions"
     if seeds:
         interval = f"{interval} or, where there are several seeds, their mean with its 95% t-interval"
-    lines += ["", f"Each cell is {interval}.", ""]
+        interval = f"{interval}; where all of them agree, with the first one's interval over questions"
+    some = any(row.values[name].seeds < row.seeds for row in rows for name in metrics if name in row.values)
+    fewer = " (N) behind a cell: N of the row's seeds have that number." if some else ""
+    lines += ["", f"Each cell is {interval}.{fewer}", ""]
     lines += [f"![{path.stem}]({path.name})\n" for path in plots]
     return "\n".join(lines)
 
@@ -125,11 +140,12 @@ def _main_metrics(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _cell(value: tuple[float, float, float] | None) -> str:
+def _cell(value: Value | None, seeds: int) -> str:
     if value is None:
         return ""
-    mean, low, high = value
-    return f"{mean:.3f}" if low == high else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    interval = "" if value.low == value.high else f" [{value.low:.3f}, {value.high:.3f}]"
+    fewer = f" ({value.seeds})" if value.seeds < seeds else ""
+    return f"{value.mean:.3f}{interval}{fewer}"
 
 
 def plot(rows: Sequence[Row], x: str, directory: Path, chosen: Sequence[str] = ()) -> list[Path]:
@@ -162,7 +178,7 @@ def _plot_along(series: dict[str, list[Row]], x: str, metrics: Sequence[str], di
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics), 3.2), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for colour, (name, group) in zip(COLOURS * 9, series.items(), strict=False):
-            points = [(row.labels[x], *row.values[metric]) for row in group if metric in row.values]
+            points = [(row.labels[x], *row.values[metric][:3]) for row in group if metric in row.values]
             if points:
                 at, value, low, high = zip(*points, strict=True)
                 axis.plot(at, value, marker="o", color=colour, label=name or None)
@@ -187,9 +203,9 @@ def _plot_rows(rows: Sequence[Row], metrics: Sequence[str], directory: Path) -> 
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, row in enumerate(rows):
             if metric in row.values:
-                value, low, high = row.values[metric]
-                axis.hlines(place, low, high, color=COLOURS[0], linewidth=2)
-                axis.plot(value, place, marker="o", color=COLOURS[0])
+                value = row.values[metric]
+                axis.hlines(place, value.low, value.high, color=COLOURS[0], linewidth=2)
+                axis.plot(value.mean, place, marker="o", color=COLOURS[0])
         axis.set_title(metric.replace("_", " "))
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(rows)), names)
@@ -202,7 +218,7 @@ def _plot_pass(rows: Sequence[Row], x: str, directory: Path) -> list[Path]:
 
     curves = []
     for row in rows:
-        points = sorted((int(name[5:]), *value) for name, value in row.values.items() if name.startswith("pass@"))
+        points = sorted((int(name[5:]), *value[:3]) for name, value in row.values.items() if name.startswith("pass@"))
         if len(points) > 1:
             curves.append(
                 (

@@ -151,6 +151,25 @@ def test_seeds_are_merged_and_told_apart_from_rounds(sh, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_seeds_that_agree_keep_the_interval_over_questions(sh, tmp_path):
+    records = [metrics_record(0.5, half=0.1 + seed / 100, round=0, seed=seed) for seed in range(3)]
+    records += [metrics_record(value, round=1, seed=seed) for seed, value in enumerate((0.6, 0.7))]
+    assert sh("reasonrl report -q -o r --metric maj@1", stdin=lines(*records)).code == 0
+    text = (tmp_path / "r" / "report.md").read_text()
+    assert "| 0 | 3 | 0.500 [0.400, 0.600] |" in text and "| 1 | 2 | 0.650 [0.015, 1.000] |" in text
+    assert "where all of them agree, with the first one's interval over questions." in text
+    assert "behind a cell" not in text
+
+
+def test_a_cell_says_where_not_every_seed_has_the_number(sh, tmp_path):
+    records = [metrics_record(value, round=0, seed=seed) for seed, value in enumerate((0.4, 0.5, 0.6))]
+    records[2]["metrics"] = [one for one in records[2]["metrics"] if one["name"] == "maj"]
+    assert sh("reasonrl report -q -o r --metric maj@1 --metric pass@4", stdin=lines(*records)).code == 0
+    text = (tmp_path / "r" / "report.md").read_text()
+    assert "| 0 | 3 | 0.500 [0.252, 0.748] | 0.450 [0.000, 1.000] (2) |" in text
+    assert "(N) behind a cell: N of the row's seeds have that number." in text
+
+
 def test_rows_follow_x_and_no_interval_leaves_what_a_fraction_can_be(sh, tmp_path):
     values = {"b": (0.97, 1.0), "a": (0.0, 0.02)}
     records = [
@@ -173,7 +192,7 @@ def test_a_table_of_named_rows_and_chosen_metrics(sh, tmp_path):
     table = (tmp_path / "t" / "report.md").read_text().splitlines()[2:]
     assert table[0] == "| cell | seeds | pass@4 | unique solutions | maj@1 |"
     assert [row.split(" | ")[0] for row in table[2:5]] == ["| SFT2", "| PPO sparse", "| EI"]
-    assert table[2] == "| SFT2 | 2 | 0.300 | 2.000 | 0.300 |"
+    assert table[2] == "| SFT2 | 2 | 0.300 [0.280, 0.320] | 2.000 | 0.300 [0.280, 0.320] |"
     assert (tmp_path / "t" / "rows.png").stat().st_size > 5000
 
     unknown = sh("reasonrl report -o u --metric rerank@4", stdin=lines(*records))

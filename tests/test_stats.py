@@ -19,6 +19,7 @@ from reasonrl.stats import (
     rerank_at_k,
     sampled_metrics,
     seed_interval,
+    t975,
 )
 
 
@@ -145,3 +146,14 @@ def test_the_interval_over_seeds_is_students():
     values = [0.61, 0.64, 0.67]
     half = 4.303 * stdev(values) / math.sqrt(3)
     assert seed_interval(values) == pytest.approx((0.64, 0.64 - half, 0.64 + half))
+
+
+def test_students_t_against_its_own_integral():
+    """97.5% of the density lies below the point, for each number of degrees of freedom, in the table and beyond it."""
+    for freedom in (1, 2, 5, 10, 11, 12, 19, 29, 30, 31, 40, 60, 200):
+        scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+        at = np.linspace(0, t975(freedom), 200_001)
+        density = scale * (1 + at**2 / freedom) ** (-(freedom + 1) / 2)
+        assert 0.5 + np.trapezoid(density, at) == pytest.approx(0.975, abs=3e-5), freedom
+    assert [t975(n) for n in (11, 30, 120)] == pytest.approx([2.201, 2.042, 1.980], abs=5e-4)
+    assert all(t975(n) > t975(n + 1) > 1.96 for n in range(1, 500))
