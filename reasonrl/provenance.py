@@ -141,7 +141,7 @@ class Output(jsonl.Sink):
             going_on = os.path.exists(f"{path}.partial")
             check_same_run(jsonl.read_json(sidecar_of(path)), path, going_on=going_on)
         super().__init__(path, force=force, resume=resume, replay=replay)
-        # A stage that makes its records again sees by them whether its inputs are the same: it need not read them twice.
+        # A stage that makes its records again sees by them whether its inputs are the same, without reading them twice.
         self.sources = {} if replay or not self.is_file else sources()
         self.inputs: list[jsonl.Reader] = []
         self.counts: dict[str, Any] = {}

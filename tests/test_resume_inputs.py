@@ -117,7 +117,7 @@ def test_one_file_holds_samples_of_one_model(sh, tmp_path):
     assert sh(f"ulimit -f 60; {sample}").code == 1
     kept = (tmp_path / "sft" / "s.jsonl.partial").read_bytes()
     weights = (tmp_path / "sft" / "model.safetensors").read_bytes()
-    (tmp_path / "sft" / "model.safetensors").write_bytes(weights[:-1] + b"?")
+    (tmp_path / "sft" / "model.safetensors").write_bytes(weights[:-1] + b"\0")
     refused = sh(f"{sample} --resume")
     assert refused.code == 2 and "sft/s.jsonl: did the input change? sft is not what it was" in refused.err
     assert kept and (tmp_path / "sft" / "s.jsonl.partial").read_bytes() == kept
