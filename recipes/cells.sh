@@ -1,7 +1,7 @@
 # What the recipes of the tables and figures share: presets, cells that are made once, plans. Sourced, not run.
 #
 #   PRESET=tiny SEEDS="0 1 2" recipes/table1.sh     everything goes to runs/tiny; a second call makes what is missing
-#   PRESET=llama2-7b PLAN=1 recipes/table1.sh       runs nothing, and says what every command would cost
+#   PRESET=llama2-7b PLAN=1 recipes/table1.sh       runs nothing, and says what every command would cost; takes flags of `plan`
 #
 # Each setting of a preset may be given in the environment instead: LIMIT=100 PPO_SAMPLES=2048 recipes/table1.sh
 set -euo pipefail
@@ -17,13 +17,21 @@ here=$(dirname "${BASH_SOURCE[0]}")
 
 case $PLAN in
   1) # shellcheck disable=SC2086
-    PLAN=lines "$0" "$@" | $REASONRL plan - --device "$DEVICE" $ASSUME
+    PLAN=lines "$0" | $REASONRL plan - --device "$DEVICE" $ASSUME "$@" # of two --assume for one thing the last counts
     exit ;;
   lines) REASONRL="$here/say.sh" ;;
   *) if [ -n "$PREPARE" ]; then "$here/$PREPARE" "$BASE"; fi ;;
 esac
 export REASONRL PLAN
 : "${EVAL_REWARD:=exact}"
+
+# What there will be to report: greedy answers always, pass@k only of samples, and a vote or a best one only of several
+table=(--metric maj@1) coverage=() ranked=exact
+if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
+  coverage=(--metric "pass@$EVAL_K")
+  if [ "$EVAL_K" -gt 1 ]; then table+=(--metric "maj@$EVAL_K" --metric "rerank@$EVAL_K") ranked=orm; fi
+fi
+table+=("${coverage[@]}")
 
 run() { [ -n "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
@@ -118,10 +126,13 @@ train() { # CELL: trains what it needs and has not got yet
 }
 
 expert_iteration() { # ei|ei-orm START DIR: each round fine-tuned from the base
-  local reward=exact judge=()
+  local reward=exact judge=() given=() name
   if [ "$1" = ei-orm ]; then reward=orm && verifier; fi
+  for name in TEMPERATURE MIN_REWARD; do # the recipe has its own values for these; what the environment has is part of the cell
+    [ -z "${!name:-}" ] || given+=("$name=${!name}")
+  done
   make "$3" expert_iteration.sh "${judge[@]}" BASE="$BASE" START="$2" EXTRA="$extra" REWARD="$reward" ROUNDS="$ROUNDS" K="$k" \
-    LIMIT="$LIMIT" PER_QUESTION="$PER_QUESTION" FIRST="$first" SFT="$EI_SFT"
+    LIMIT="$LIMIT" PER_QUESTION="$PER_QUESTION" FIRST="$first" SFT="$EI_SFT" "${given[@]}"
   policy=$3/round$ROUNDS
 }
 
@@ -160,7 +171,7 @@ records=()
 report=$(basename "$0" .sh)
 
 cell() { # CELL: a row of a table
-  local title EVAL_REWARD=orm
+  local title EVAL_REWARD=$ranked
   case $1 in
     start) title=prompted ;;
     ei-orm) title=ORM-EI ;;
@@ -176,4 +187,3 @@ cell() { # CELL: a row of a table
 finish() { # TITLE FLAGS…: tables and plots from the records of metrics, and from nothing else
   run report "${records[@]}" --title "$1, preset $PRESET" "${@:2}" --force -o "$RUNS/$report"
 }
-table=(--metric maj@1 --metric "maj@$EVAL_K" --metric "rerank@$EVAL_K" --metric "pass@$EVAL_K")

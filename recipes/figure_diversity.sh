@@ -2,6 +2,11 @@
 # Different solutions a question, of EVAL_K samples, over the rounds of Expert Iteration, from both starts.
 . "$(dirname "$0")/cells.sh"
 
+if [ "$EVAL_PASS_LIMIT" = 0 ]; then
+  echo "figure_diversity counts different solutions among samples: EVAL_PASS_LIMIT must be above 0" >&2
+  exit 2
+fi
+
 rounds() { # NAME: the start and every round
   train ei
   evaluate "$start" start="$1" round=0
@@ -15,4 +20,4 @@ for seed in $SEEDS; do
   rounds pretrained
 done
 finish "Different solutions over rounds: $TASK" \
-  --metric unique_solutions --metric unique_correct --metric maj@1 --metric "pass@$EVAL_K"
+  --metric unique_solutions --metric unique_correct --metric maj@1 "${coverage[@]}"

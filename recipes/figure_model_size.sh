@@ -2,6 +2,9 @@
 # Accuracy against the number of parameters: each base of MODEL_SIZES, and Expert Iteration from it.
 . "$(dirname "$0")/cells.sh"
 
+[ "$(wc -w <<< "$MODEL_SIZES")" -gt 1 ] ||
+  echo "figure_model_size: preset $PRESET has one size; to compare two, name them: MODEL_SIZES='PARAMETERS=BASE PARAMETERS=BASE'" >&2
+
 for seed in $SEEDS; do
   for size in $MODEL_SIZES; do # PARAMETERS=BASE
     parameters=${size%%=*} BASE=${size#*=}
@@ -12,4 +15,4 @@ for seed in $SEEDS; do
     evaluate "$policy" algorithm=EI parameters="$parameters"
   done
 done
-finish "Model size: $TASK from the pretrained model" --x parameters --metric maj@1 --metric "pass@$EVAL_K"
+finish "Model size: $TASK from the pretrained model" --x parameters --metric maj@1 "${coverage[@]}"

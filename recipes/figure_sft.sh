@@ -14,4 +14,4 @@ for seed in $SEEDS; do
     evaluate "$policy" algorithm="SFT, then EI" epochs="$epochs"
   done
 done
-finish "Epochs of SFT, and Expert Iteration from there: $TASK" --x epochs --metric maj@1 --metric "pass@$EVAL_K"
+finish "Epochs of SFT, and Expert Iteration from there: $TASK" --x epochs --metric maj@1 "${coverage[@]}"
