@@ -17,6 +17,10 @@ class RecordError(ReasonRLError):
     """One record is not what the stage needs. `jsonl` adds the place: `<stdin>:17: no field "completion"`."""
 
 
+class TooLong(RecordError):
+    """A record has more tokens than the model reads at a time."""
+
+
 class AlreadyDone(ReasonRLError):
     """`--resume` found the output complete: nothing to do, exit code 0."""
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, PreTrainedTokenizerFast
 
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.policy import load_policy
+from reasonrl.models.policy import load_policy, load_tokenizer
 from reasonrl.sampling import Request, Sampling
 from reasonrl.sampling.hf import HFEngine
 from reasonrl.tasks.prompts import PromptForm
@@ -96,6 +96,16 @@ def test_a_tokenizer_without_eos_is_one_line(tmp_path):
     LlamaConfig(vocab_size=len(chosen), eos_token_id=None).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no EOS token"):
         load_policy(str(tmp_path))
+
+
+def test_a_context_ends_where_positions_no_longer_see_each_other(tmp_path):
+    chosen = tokenizer(True, None)
+    chosen.save_pretrained(tmp_path)
+    for window, context in ((16, 16), (None, 64)):
+        MistralConfig(vocab_size=len(chosen), max_position_embeddings=64, sliding_window=window).save_pretrained(
+            tmp_path
+        )
+        assert load_tokenizer(str(tmp_path)).context == context
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path):

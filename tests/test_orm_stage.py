@@ -189,7 +189,7 @@ def test_what_cannot_be_trained_on(samples, scored, tmp_path):
 
 @pytest.mark.parametrize(
     "words, wrong",
-    [(["--lora-layers", 2], "--lora-rank"), (["--share-prompts", "--attn", "flash_attention_2"], "sdpa or eager")],
+    [(["--lora-layers", 2], "--lora-rank"), (["--share-prompts", "--attn", "eager"], "needs --attn sdpa")],
 )
 def test_options_that_do_not_go_together(scored, tmp_path, words, wrong):
     refused = reasonrl("orm", scored, *words, "-o", tmp_path / "out", check=False)

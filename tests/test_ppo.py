@@ -11,8 +11,10 @@ from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCau
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models import adapters
 from reasonrl.models.policy import Policy, check_output_layer, load_policy
+from reasonrl.models.verifier import new_verifier
 from reasonrl.rewards.judge import Judge
 from reasonrl.rewards.named import Means, choices
+from reasonrl.rewards.orm import OutcomeReward
 from reasonrl.sampling import Completion, Sampling
 from reasonrl.sampling.hf import HFEngine
 from reasonrl.tasks import mini
@@ -384,6 +386,43 @@ def test_settings_that_do_not_fit_together_are_refused():
     ):
         with pytest.raises(UsageError, match=said):
             wrong.check(1)
+
+
+def test_completions_too_long_for_the_verifier_are_foreseen(policy):
+    collect = collector(policy, completion(policy, "#### 1"), rewards=("orm",))
+    verifier = new_verifier("tiny", device="cpu")  # of the policy's own tokenizer
+    collect.judge.rewards = [OutcomeReward(verifier, FORM)]
+    longest = max(len(policy.encode_prompt(FORM.render(problem["question"]))) for problem in PROBLEMS)
+    verifier.context = longest + collect.sampling.max_tokens
+    collect.check(PROBLEMS)
+    verifier.context -= 1
+    with pytest.raises(ReasonRLError, match=r"mini/train/.*smaller --max-tokens"):
+        collect.check(PROBLEMS)
+
+
+def test_a_completion_that_the_verifier_cannot_read_whole_earns_nothing_and_ends_nothing(capsys):
+    judge = Judge(choices(["orm"], []), Means(device="cpu"), False)
+    judge.rewards[0].verifier.context = 90
+    said = ["#### 1", "word " * 100, "#### 2"]
+    judged = judge([problem | {"completion": text} for problem, text in zip(PROBLEMS, said, strict=False)])
+    assert [one.reward > 0 for one in judged] == [True, False, True]
+    assert judged[1].rewards == {"orm": 0}
+    assert capsys.readouterr().err.count("context of 90") == 1
+
+
+def test_a_reward_is_asked_for_no_more_records_than_it_takes(tmp_path):
+    (tmp_path / "own.py").write_text("def many(records):\n    return [len(records)] * len(records)\n")
+    judge = Judge(choices([f"{tmp_path}/own.py:many"], []), Means(), False)
+    with closing(judge):
+        judge.rewards[0].capacity = 3
+        assert [one.reward for one in judge([PROBLEMS[0] | {"completion": "x"}] * 7)] == [3] * 6 + [1]
+
+
+def test_rewards_are_calculated_in_their_own_precision_whatever_the_policy_is(policy):
+    collect = collector(policy, completion(policy, "#### 1"), completion(policy, "Two.\n#### 2"), rewards=("orm",))
+    plain = collect(PROBLEMS[:2], [0, 0]).scores()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(collect(PROBLEMS[:2], [0, 0]).scores(), plain)
 
 
 def test_a_reward_that_fails_is_told_with_the_sample(policy, tmp_path):

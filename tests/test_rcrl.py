@@ -286,7 +286,7 @@ def test_labelling_costs_what_the_formula_says_and_sharing_saves_prefill(policy)
 def test_new_tokens_have_rows_that_are_saved(tmp_path, tied, spare):
     policy = spelling_policy(letters="ab[]GODBA", tied=tied, spare=spare)
     before = policy.model.get_input_embeddings().weight.detach().clone()
-    old_vocabulary, pieces = len(policy.tokenizer), list(policy.pieces)
+    old_vocabulary, pieces = len(policy.tokenizer), policy.pieces(range(len(policy.tokenizer)))
     labels.add_tokens(policy, TOKENS)
     assert policy.encode_completion("[GOOD]") == [old_vocabulary] and policy.encode_completion("[BAD]") == [
         old_vocabulary + 1
@@ -305,8 +305,21 @@ def test_new_tokens_have_rows_that_are_saved(tmp_path, tied, spare):
     assert ((new - before[:old_vocabulary].mean(0)).abs() < 5 * spread).all() and not torch.allclose(new[0], new[1])
     assert torch.cosine_similarity(*(new - before[:old_vocabulary].mean(0)), dim=0) < 0.8  # they can be told apart
     assert (model.get_output_embeddings().weight is rows) == tied
-    assert policy.pieces == [*pieces, "", ""]  # no text of a completion's own
+    assert policy.pieces(range(len(policy.tokenizer))) == [*pieces, "", ""]  # no text of a completion's own
     assert torch.isfinite(model(torch.tensor([[old_vocabulary, 2]])).logits).all()
+
+
+def test_ids_that_the_tokenizer_does_not_know_can_be_drawn():
+    """Of an output layer that is padded; RL may well put some mass there."""
+    policy = spelling_policy(spare=40)
+    sampling = Sampling(20, max_tokens=20, stop=("\n\n",))
+    [drawn] = HFEngine(policy).sample([Request("x/0", [2, 3])], sampling)
+    known = len(policy.tokenizer)
+    assert any(token >= known for one in drawn for token in one.ids)
+    for one in drawn:
+        pieces = policy.pieces(one.ids)
+        assert all(piece == "" for token, piece in zip(one.ids, pieces, strict=True) if token >= known)
+        assert "".join(pieces).startswith(one.text)
 
 
 # What is drawn
@@ -326,7 +339,7 @@ def test_drawing_and_learning_read_the_same_text(policy):
     scorer = TokenLogprobs(policy.model)
     for request, drawn in zip(asked, engine.sample(asked, Sampling(3, max_tokens=60)), strict=True):
         for one in drawn:
-            starts = step_starts(labels.pieces(policy, one.ids))
+            starts = step_starts(policy.pieces(one.ids))
             starts = starts[:-1] if starts[-1] == len(one.ids) else starts
             found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
             example = rcrl.to_example(found, [True] * len(starts), ([], label))

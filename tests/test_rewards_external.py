@@ -12,7 +12,7 @@ RECORDS = [{"id": f"x/{z}", "z": z, "completion": "#### " + str(z)} for z in ran
 MANY = [{"z": z, "completion": "x" * 5000} for z in range(3000)]  # more than any pipe holds
 
 FUNCTIONS = """
-import os, sys, time
+import os, signal, sys, time
 import beside
 calls = 0
 def fine(records):
@@ -35,6 +35,9 @@ def counts(records): return [1] * min(5, len(records))
 def nan(records): return [float("nan") if record["z"] == 3 else 1 for record in records]
 def text(records): return ["1" if record["z"] == 3 else 1 for record in records]
 def none(records): return None
+def dies_later(records):
+    signal.setitimer(signal.ITIMER_REAL, 0.2)  # as a verifier that limits its time may leave behind
+    return [1 for record in records]
 """
 
 
@@ -87,6 +90,22 @@ def test_a_function_that_fails_names_the_record(function, name, index, message):
         function(name, timeout=1)(RECORDS)
     assert failure.value.index == index
     assert "\n" not in str(failure.value)
+
+
+def test_a_function_whose_process_died_between_two_batches_goes_on(function):
+    dies = function("dies_later")
+    assert dies(RECORDS) == [1] * 6
+    dies._process.join(10)
+    assert not dies._process.is_alive()
+    assert dies(RECORDS) == [1] * 6
+
+
+def test_a_process_that_dies_while_it_is_asked_is_no_broken_pipe(function):
+    fine = function("fine")
+    os.kill(fine._process.pid, 9)
+    fine._process.is_alive = lambda: True  # as it was a moment before
+    with pytest.raises(Failed, match="signal 9"):
+        fine._ask(MANY)
 
 
 def test_a_function_that_is_not_there(function, file, tmp_path):

@@ -129,6 +129,15 @@ def test_a_prompt_near_the_end_of_the_context_gets_what_is_left(policy):
     assert len(completion.ids) <= 4
 
 
+def test_a_long_prompt_does_not_cut_its_neighbours_short(policy, requests):
+    long = Request("x/0", requests[0].prompt_ids + [5] * (policy.context - 4 - len(requests[0].prompt_ids)))
+    sampling = Sampling(k=2, max_tokens=64)
+    together = ids_of(policy, [long, *requests[:3]], sampling)
+    assert all(len(together["x/0", k]) <= 4 for k in (0, 1))
+    alone = ids_of(policy, requests[:3], sampling)
+    assert agreement({key: together[key] for key in alone}, alone) >= 0.8  # 6 samples: one may differ
+
+
 def test_a_generator_of_requests_is_not_read_to_its_end_first(policy, requests):
     read = []
 

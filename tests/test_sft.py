@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonrl.errors import RecordError
+from reasonrl.models.checkpoint import Checkpoint
 from reasonrl.models.policy import load_policy
+from reasonrl.stages import flags, training
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training.batching import Example, batches, collate, microbatches, share
-from reasonrl.training.loop import cosine
+from reasonrl.training.loop import Loop, Optimisation, cosine, make_accelerator
 from reasonrl.training.losses import TokenLogprobs
 from reasonrl.training.sft import to_example
 
@@ -312,3 +314,27 @@ def test_a_hopeless_learning_rate_is_told(tmp_path, problems_file):
 def test_shuffles_differ_by_seed():
     assert batches(50, 10, 1, 0) != batches(50, 10, 1, 1)
     assert random.Random("0/0").random() != random.Random("0/1").random()
+
+
+def test_a_clip_of_0_clips_nothing(tmp_path):
+    def learnt(clip):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        target = Checkpoint(str(tmp_path / str(clip)), force=True, resume=False)
+        target.open()
+        optimisation = Optimisation(learning_rate=0.1, warmup=0, clip=clip)
+        loop = Loop(make_accelerator("cpu", "fp32"), model, optimisation, 3, target, 100, seed=0)
+        for scale in (1.0, 100.0, 1.0):
+            taken = loop.update(
+                [collate([Example([1], [2])], 0)], lambda _, scale=scale: scale * model(torch.ones(3)).sum()
+            )
+        return model.weight.detach().clone(), taken["grad_norm"]
+
+    weight, norm = learnt(0)
+    assert torch.equal(weight, learnt(1e9)[0]) and not torch.equal(weight, learnt(1)[0])
+    assert norm == pytest.approx(2)
+
+
+def test_weights_that_learn_are_in_fp32_and_frozen_ones_as_asked():
+    assert training.held_in(flags.Precision.bf16, 0) == training.held_in(flags.Precision.auto, 0) == "fp32"
+    assert training.held_in(flags.Precision.bf16, 8) == "bf16"

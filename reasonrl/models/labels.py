@@ -90,13 +90,7 @@ def add_tokens(policy: Policy, labels: Labels) -> None:
             apart = known.std(0) * noise
             rows = torch.stack([known[end_of_line] + apart, known[end_of_line] - apart])
             embeddings.weight[new] = rows.to(embeddings.weight.dtype)
-    policy.__dict__.pop("pieces", None)
-
-
-def pieces(policy: Policy, ids: Sequence[int]) -> list[str]:
-    """The text of each token by itself; of a padded vocabulary's spare ids, none."""
-    known = policy.pieces
-    return [known[token] if token < len(known) else "" for token in ids]
+    policy.__dict__.pop("_texts", None)
 
 
 def step_starts(pieces: Sequence[str]) -> list[int]:
@@ -163,7 +157,7 @@ class StepEncoder:
         return found
 
     def _cut(self, ids: list[int], count: int) -> Steps | None:
-        starts = step_starts(pieces(self.policy, ids))
+        starts = step_starts(self.policy.pieces(ids))
         if starts[-1] == len(ids):  # nothing to learn there
             starts.pop()
         return Steps(ids, starts, count) if 0 <= len(starts) - count <= 1 else None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from logging import ERROR, getLogger
@@ -56,9 +56,15 @@ class Policy:
         return self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.eos_ids)
 
     @cached_property
-    def pieces(self) -> list[str]:
-        """The text of each token of the vocabulary by itself, special tokens empty."""
+    def _texts(self) -> list[str]:
         return self.decode([[token] for token in range(len(self.tokenizer))])
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself: none for special tokens, and for ids that the tokenizer does not know.
+
+        A model whose output layer is padded can draw those."""
+        texts = self._texts
+        return [texts[token] if token < len(texts) else "" for token in ids]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a prompt, with exactly one BOS if the tokenizer's own habit is to put one."""
@@ -142,6 +148,8 @@ def load_tokenizer(name: str) -> Policy:
     policy = Policy(name, directory, tokenizer, None, checkpoint.prompt_form(directory), {tokenizer.eos_token_id})
     policy.eos_ids |= set(ends if isinstance(ends, list) else [ends]) - {None}
     policy.context = getattr(config, "max_position_embeddings", None) or policy.context
+    if getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None):
+        policy.context = min(policy.context, config.sliding_window)  # as far as all positions see each other
     return policy
 
 

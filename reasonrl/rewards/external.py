@@ -140,10 +140,11 @@ class Function:
             raise
 
     def _ask(self, records: Sequence[Record]) -> list[float]:
+        if self._process is not None and not self._process.is_alive():
+            self.close()  # it died between two batches, which says nothing of this one
         if self._process is None:
             self._start()
-        self._pipe.send(records)
-        answers = self._receive()
+        answers = self._exchange(records)
         if len(answers) != len(records):
             raise Failed(f"gave {len(answers)} numbers for {len(records)} records", None)
         return [number(answer, index) for index, answer in enumerate(answers)]
@@ -156,18 +157,20 @@ class Function:
         self._process = spawn.Process(target=_serve, args=(self.file, self.function, far))
         self._process.start()
         far.close()
-        self._receive()
+        self._exchange()
 
-    def _receive(self) -> list[Any]:
+    def _exchange(self, records: Sequence[Record] | None = None) -> list[Any]:
         """What the process answers. Raises Failed, and leaves no process behind, if it crashes or hangs."""
         problem = f"gave nothing for {self.timeout:g} s; a longer --timeout waits longer"
         try:
+            if records is not None:
+                self._pipe.send(records)
             if self._pipe.poll(self.timeout):
                 answers = self._pipe.recv()
                 if type(answers) is list:
                     return answers
                 raise Failed(answers, None)
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # ConnectionResetError, BrokenPipeError
             self._process.join()
             code = self._process.exitcode
             problem = f"was killed by signal {-code}" if code < 0 else f"ended its process with exit code {code}"

@@ -1,14 +1,15 @@
 """Judges samples inside a process that trains on them: what `score` does to a file, without the file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from reasonrl.errors import ReasonRLError
+from reasonrl import console
+from reasonrl.errors import ReasonRLError, TooLong
 from reasonrl.records import Record
 from reasonrl.rewards import exact
 from reasonrl.rewards.external import Failed
-from reasonrl.rewards.named import Choice, Means, make
+from reasonrl.rewards.named import Choice, Credit, Means, Reward, make
 
 
 class Judged(NamedTuple):
@@ -38,33 +39,70 @@ class Judge:
     ):
         self.chosen, self.flexible, self.read = chosen, flexible, read
         self.rewards = [make(choice, means) for choice in chosen]
+        self.told = False  # that something was too long
 
     def __call__(self, records: Sequence[Record]) -> list[Judged]:
         """Samples, with the fields of their problems → verdicts. The fields of the verdict are added to the records.
 
+        A sample that a reward model cannot read whole earns nothing from it: one rollout does not end a run of days.
         Raises ReasonRLError, with the sample's id, where a reward cannot judge it or fails.
         """
-        credits = []
-        for choice, reward, prepared in zip(self.chosen, self.rewards, self._prepare(records), strict=True):
-            try:
-                credits.append(reward.judge(records, prepared))
-            except Failed as failure:
-                at = records[failure.index or 0]["id"]
-                raise ReasonRLError(f"{at}: --reward {choice.spec}: {failure}") from None
+        for record in records:
+            self._at(record, self._verdict, record)
+        credits = [self._credits(*one, records) for one in zip(self.chosen, self.rewards, strict=True)]
         return [self._sum(record, of_record) for record, *of_record in zip(records, *credits, strict=True)]
 
-    def check(self, problems: Sequence[Record]) -> None:
-        """Raises ReasonRLError for a problem that a reward could not judge whatever the completion: at once, and not
-        where its turn comes."""
-        self._prepare([problem | {"completion": ""} for problem in problems])
+    def check(self, longest: Sequence[Record]) -> None:
+        """Problems, each with the longest completion that may come. Raises ReasonRLError for one that a reward could
+        not judge: at once, and not where its turn comes."""
+        for record in longest:
+            self._at(record, self._verdict, record)
+            try:
+                for reward in self.rewards:
+                    self._at(record, reward.prepare, record)
+            except TooLong as error:
+                raise TooLong(f"{error}; a smaller --max-tokens makes shorter completions") from None
 
-    def _prepare(self, records: Sequence[Record]) -> list[list]:
-        """For each reward what it wants of the records, which get the verdict's fields."""
-        for record in records:
-            if "answer" in record:
-                verdict = self._at(record, exact.judge, record["completion"], record["answer"], self.read)
-                record |= verdict.fields(self.flexible)
-        return [[self._at(record, reward.prepare, record) for record in records] for reward in self.rewards]
+    def _verdict(self, record: Record) -> None:
+        if "answer" in record:
+            record |= exact.judge(record["completion"], record["answer"], self.read).fields(self.flexible)
+
+    def _credits(self, choice: Choice, reward: Reward, records: Sequence[Record]) -> list[Credit]:
+        """What one reward gives the records, asked for as many at a time as it takes."""
+        found = [Credit(0.0)] * len(records)
+        for part in self._parts(reward, records):
+            asked = [records[index] for index, _ in part]
+            try:
+                credits = reward.judge(asked, [prepared for _, prepared in part])
+            except Failed as failure:
+                ids = [record["id"] for record in asked]
+                at = f"{ids[0]} to {ids[-1]}" if failure.index is None else ids[failure.index]
+                raise ReasonRLError(f"{at}: --reward {choice.spec}: {failure}") from None
+            for (index, _), credit in zip(part, credits, strict=True):
+                found[index] = credit
+        return found
+
+    def _parts(self, reward: Reward, records: Sequence[Record]) -> Iterator[list[tuple[int, Any]]]:
+        """Indices of records and what the reward wants of each, no more at a time than its capacity."""
+        part, filled = [], 0
+        for index, record in enumerate(records):
+            try:
+                prepared = self._at(record, reward.prepare, record)
+            except TooLong as error:
+                self._tell(str(error))
+                continue
+            if part and reward.capacity and filled + reward.size(prepared) > reward.capacity:
+                yield part
+                part, filled = [], 0
+            part.append((index, prepared))
+            filled += reward.size(prepared)
+        if part:
+            yield part
+
+    def _tell(self, error: str) -> None:
+        if not self.told:
+            console.warn(f"{error}: it earns nothing there, and so will others like it")
+        self.told = True
 
     def about(self) -> list[dict]:
         """What a checkpoint's marker says of the rewards."""
@@ -79,7 +117,8 @@ class Judge:
         try:
             return what(*given)
         except ReasonRLError as error:
-            raise ReasonRLError(f"{record['id']}: {error}") from None
+            kind = TooLong if isinstance(error, TooLong) else ReasonRLError
+            raise kind(f"{record['id']}: {error}") from None
 
     def _sum(self, record: Record, credits) -> Judged:
         rewards, final, by_step = {}, 0.0, None

@@ -16,7 +16,7 @@ import torch
 
 from reasonrl import provenance
 from reasonrl.console import Stopwatch
-from reasonrl.errors import RecordError
+from reasonrl.errors import TooLong
 from reasonrl.models import checkpoint
 from reasonrl.models.encoding import completion_ids, prompt_text
 from reasonrl.models.policy import Policy
@@ -54,15 +54,15 @@ class Encoder:
         self.encode_prompt = lru_cache(maxsize=256)(policy.encode_prompt)
 
     def __call__(self, record: Record) -> Solution:
-        """Raises RecordError for a record without a completion, or one that does not fit the context."""
+        """Raises RecordError for a record without a completion, TooLong for one that does not fit the context."""
         prompt_ids = self.encode_prompt(prompt_text(record, self.form, self.policy.tokenizer))
         ids = completion_ids(record, self.policy, self.tokenizer_hash)
-        ends = step_ends([self.policy.pieces[token] for token in ids])
+        ends = step_ends(self.policy.pieces(ids))
         if len(ends) != len(steps(record["completion"])):  # a token whose text depends on its neighbours
             ids, ends = self._line_by_line(record["completion"], ids[-1:] == [self.policy.eos_id])
         size = len(prompt_ids) + len(ids)
         if size > self.policy.context:
-            raise RecordError(f"{size} tokens do not fit the reward model's context of {self.policy.context}")
+            raise TooLong(f"{size} tokens do not fit the reward model's context of {self.policy.context}")
         return Solution(prompt_ids + ids, [len(prompt_ids) + end for end in ends] or [size - 1], len(prompt_ids))
 
     def _line_by_line(self, completion: str, ended: bool) -> tuple[list[int], list[int]]:

@@ -1,5 +1,7 @@
 """A key-value cache for decoding: written in place, grown by blocks, its rows dropped as samples finish."""
 
+from collections.abc import Iterable
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -30,11 +32,11 @@ class _Layer(DynamicLayer):
 class DecodingCache(Cache):
     """Starts from the prompts' caches, each repeated for its k samples.
 
-    prefixes: for each layer a pair (prompts, heads, width, head size). `reshape` must be called before the capacity
-    runs out; it drops rows in the same copy.
+    prefixes: for each layer a pair (prompts, heads, width, head size), taken one by one. `reshape` must be
+    called before the capacity runs out; it drops rows in the same copy.
     """
 
-    def __init__(self, prefixes: list[tuple[torch.Tensor, torch.Tensor]], k: int):
+    def __init__(self, prefixes: Iterable[tuple[torch.Tensor, torch.Tensor]], k: int):
         layers = []
         for keys, values in prefixes:
             layer = _Layer(self._room(keys, k), self._room(values, k))

@@ -8,7 +8,7 @@ draw a label itself, what it drew is cut before it and drawn again, which is dra
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from reasonrl.models.labels import Condition, interleave, pieces, step_starts
+from reasonrl.models.labels import Condition, interleave, step_starts
 from reasonrl.models.policy import Policy
 from reasonrl.sampling import Completion, Engine, Request, Sampling, cut_at_stop
 from reasonrl.sampling.ordered import batched
@@ -70,13 +70,13 @@ class Conditional:
         return Request(name, line.request.prompt_ids + self._labelled(line.ids))
 
     def _labelled(self, ids: list[int]) -> list[int]:
-        starts = step_starts(pieces(self.policy, ids))
+        starts = step_starts(self.policy.pieces(ids))
         return interleave(ids, starts, [self.label] * len(starts))[0]
 
     def _add(self, line: _Line, completion: Completion, sampling: Sampling) -> None:
         """Appends what a turn drew, and notes the end if it is one."""
         ids, logprobs = list(completion.ids), completion.logprobs
-        if completion.finish == "stop" and not any("\n" in piece for piece in pieces(self.policy, ids)):
+        if completion.finish == "stop" and not any("\n" in piece for piece in self.policy.pieces(ids)):
             ids, logprobs = ids + self.policy.encode_completion("\n"), None  # a server that kept it to itself
         before_label = self._before_label(ids)
         drew_label = before_label < len(ids)

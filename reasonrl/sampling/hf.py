@@ -21,34 +21,39 @@ from reasonrl.sampling.cache import BLOCK, DecodingCache
 CPU_MEMORY = 2 << 30  # bytes of key-value cache and logits that a batch may take on a CPU
 MOST_TOKENS = 1 << 18  # on a CPU, where a larger batch is no faster, and output comes in larger lumps
 GPU_SHARE = 0.5  # of a GPU's free memory: a step takes its time to launch, however few rows it has
+MOST_ROWS = 65535  # sequences in a batch: attention kernels number them with 16 bits
 PREFILL_TOKENS = 1 << 14  # prompt tokens in one forward pass
 WINDOW = 4  # batches whose prompts are sorted by length together
 KEEP_FRACTION = 0.75  # rows are dropped when at most this fraction of them is still unfinished
 
 
 class HFEngine:
-    """Samples from `policy` in this process. `batch_tokens` bounds prompts and completions held at a time."""
+    """Samples from `policy` in this process. `batch_tokens` bounds prompts and completions held at a time.
 
-    def __init__(self, policy: Policy, batch_tokens: int | None = None):
+    reserved: bytes of a GPU that are free now and will not be.
+    """
+
+    def __init__(self, policy: Policy, batch_tokens: int | None = None, reserved: int = 0):
         self.policy = policy
         self.model = policy.model
         self.device = policy.model.device
-        self.batch_tokens = batch_tokens or self._default_budget()
+        self.batch_tokens = batch_tokens or self._default_budget(reserved)
         self.eos = torch.tensor(sorted(policy.eos_ids), device=self.device)
         self.prefill_tokens = 0  # read so far, padding left out
-        self._stop_strings = functools.lru_cache(lambda stop: _StopStrings(policy.tokenizer, stop, self.device))
+        self._stop_strings = functools.lru_cache(lambda stop: _StopStrings(policy, stop))
         kinds = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise UsageError(f"the hf engine knows full attention only, this model has {', '.join(sorted(kinds))}")
 
-    def _default_budget(self) -> int:
+    def _default_budget(self, reserved: int) -> int:
         config = self.model.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         per_token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
         per_token += 4 * 4 * config.vocab_size // 64  # a row has four arrays of logits and, say, 64 tokens
         if self.device.type == "cuda":
-            return max(1, int(torch.cuda.mem_get_info(self.device)[0] * GPU_SHARE) // per_token)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return max(1, int((free - reserved) * GPU_SHARE) // per_token)
         return min(MOST_TOKENS, max(1, CPU_MEMORY // per_token))
 
     def sample(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Completion]]:
@@ -76,7 +81,7 @@ class HFEngine:
 
     def _rows(self, width: int, sampling: Sampling) -> int:
         """How many samples with prompts of `width` tokens fill the budget."""
-        return max(1, self.batch_tokens // (width + sampling.max_tokens))
+        return min(MOST_ROWS, max(1, self.batch_tokens // (width + sampling.max_tokens)))
 
     def _take_window(self, requests: Iterator[Request], sampling: Sampling) -> list[Request]:
         window: list[Request] = []
@@ -115,7 +120,8 @@ class HFEngine:
         lengths = torch.tensor([len(request.prompt_ids) for request in batch], device=self.device)
         cache, logits = self._prefill(batch, k)
         width = cache.length
-        limit = min(sampling.max_tokens, self.policy.context - int(lengths.max()))
+        context = self.policy.context
+        limit = min(sampling.max_tokens, context - int(lengths.min()))
 
         total = len(batch) * k
         drawn = _Drawn(total, limit, self.device)
@@ -133,6 +139,7 @@ class HFEngine:
                 numbers = torch.from_numpy(draws.uniforms(keys, step, BLOCK)).to(self.device)
             token, logprob = draw(logits, numbers[rows, step % BLOCK], sampling)
             alive &= drawn.add(step, rows, alive, token, logprob, self.eos, stops)
+            alive &= lengths + step + 1 < context  # a long prompt's samples end before their neighbours'
             living = int(alive.sum())
             if living == 0 or step == limit - 1:
                 break
@@ -147,7 +154,7 @@ class HFEngine:
                 mask = (positions[: cache.length + 1] >= (width - lengths)[:, None])[:, None, None, :]
             logits = self.model(
                 input_ids=token[:, None],
-                position_ids=(lengths + step)[:, None],
+                position_ids=(lengths + step).clamp(max=context - 1)[:, None],  # of rows that are over, too
                 attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
@@ -181,16 +188,24 @@ class HFEngine:
             )  # fmt: skip
             parts.append([(layer.keys, layer.values) for layer in out.past_key_values.layers])
             logits.append(out.logits[:, -1])
-        prefixes = [
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-            for layer in zip(*parts, strict=True)
-        ]
-        following = torch.cat(logits)
-        if len(rows) < len(batch):  # else all is in place, and copies would only take memory
+            del out  # which holds them too
+        owners = None  # else all is in place, and copies would only take memory
+        if len(rows) < len(batch):
             owners = torch.tensor([rows[prompt] for prompt in prompts], device=self.device)
-            prefixes = [(keys[owners], values[owners]) for keys, values in prefixes]
-            following = following[owners]
-        return DecodingCache(prefixes, k), following
+        following = torch.cat(logits)
+        return DecodingCache(_by_layer(parts, owners), k), following if owners is None else following[owners]
+
+
+def _by_layer(
+    parts: list[list[tuple[torch.Tensor, torch.Tensor]]], owners: torch.Tensor | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of all prompts (in the order of `owners`), a layer at a time; that layer's parts are let go."""
+    for number in range(len(parts[0])):
+        joined = [torch.cat([part[number][which] for part in parts]) for which in (0, 1)]
+        for part in parts:
+            part[number] = None
+        keys, values = joined if owners is None else [tensor[owners] for tensor in joined]
+        yield keys, values
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,17 +296,18 @@ class _StopStrings:
     several tokens spell); only rows that have just drawn such a token are decoded.
     """
 
-    def __init__(self, tokenizer, stop: tuple[str, ...], device: torch.device):
-        self.tokenizer, self.stop = tokenizer, stop
+    def __init__(self, policy: Policy, stop: tuple[str, ...]):
+        tokenizer, self.stop = policy.tokenizer, stop
+        self.tokenizer = tokenizer
         last = {text[-1] for text in stop} | {"\ufffd"}
         if " " in last:
             last.add("▁")
         texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        self.may_end = torch.tensor(
-            [any(c in text or c in (name or "") for c in last) for text, name in zip(texts, names, strict=True)],
-            device=device,
-        )
+        may_end = [any(c in text or c in (name or "") for c in last) for text, name in zip(texts, names, strict=True)]
+        # An output layer that is padded can draw ids that the tokenizer does not know.
+        spare = policy.model.get_output_embeddings().weight.shape[0] - len(may_end)
+        self.may_end = torch.tensor(may_end + [False] * spare, device=policy.model.device)
 
     def found(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, T) tokens → (n,) bool: which rows contain a stop string."""

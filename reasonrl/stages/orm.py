@@ -81,8 +81,8 @@ def orm(
     training.refuse_conditional(model, "--model", "solutions have none; take the weights before rcrl")
     if lora_layers and not lora_rank:
         raise UsageError("--lora-layers says where an adapter goes; give it a --lora-rank")
-    if share_prompts and attn not in (None, "sdpa", "eager"):
-        raise UsageError(f"--share-prompts needs --attn sdpa or eager: {attn} takes no mask of its own")
+    if share_prompts and attn not in (None, "sdpa"):
+        raise UsageError(f"--share-prompts needs --attn sdpa: {attn} does not take its mask")
     target, rows, readers, is_main = training.begin(scored, output, limit, force=force, resume=resume)
 
     from reasonrl.models import checkpoint

@@ -33,7 +33,7 @@ FinalRate = Annotated[
 ]
 Warmup = Annotated[float, typer.Option("--warmup", min=0, max=1, help="Fraction of the steps that warm up.")]
 WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0, help="AdamW's decoupled weight decay.")]
-Clip = Annotated[float, typer.Option("--clip", min=0, help="Largest norm of the gradient.")]
+Clip = Annotated[float, typer.Option("--clip", min=0, help="Largest norm of the gradient; 0: any.")]
 LoraRank = Annotated[int, typer.Option("--lora-rank", min=0, help="Train a LoRA adapter of this rank; 0: all weights.")]
 MaxLength = Annotated[
     int | None, typer.Option("--max-length", min=2, help="Leave out longer examples.", show_default="the context")
@@ -126,8 +126,8 @@ def for_likelihood(
 
 def held_in(dtype: flags.Precision, lora_rank: int) -> str:
     """The precision of the weights. LoRA keeps its base frozen, so that may be held in the lower one; weights that
-    learn stay in fp32 unless told otherwise."""
-    return dtype.value if lora_rank or dtype is not flags.Precision.auto else "fp32"
+    learn are in fp32, whatever they are calculated with: in bf16 the steps of RL are too small to change them."""
+    return dtype.value if lora_rank else "fp32"
 
 
 def about_inputs(readers: list[jsonl.Reader]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class Optimisation:
     final_learning_rate: float = 2e-7
     warmup: float = 0.03  # fraction of all steps
     weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient; 0: any
 
 
 def cosine(step: int, total: int, warmup: int, floor: float) -> float:
@@ -151,7 +151,7 @@ class Loop:
             self._tokens += part.input_ids.numel()
         for parameter in frozen:
             parameter.grad = None
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip or math.inf))
         value = float(self.summed(total))
         if not (math.isfinite(value) and math.isfinite(norm)):
             wrong = f"the loss is {value}" if not math.isfinite(value) else f"the gradient's norm is {norm}"

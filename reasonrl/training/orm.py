@@ -313,8 +313,11 @@ def _hold_out(
     last = np.array([of_steps[-1] for of_steps in logits])
     half = np.array([is_held_out(f"half/{one}", 0.5, seed) for one in question])
     scale, shift = calibration.platt(last, label)
-    numbers = np.array([calibration.platt(last[half != side], label[half != side]) for side in half])
-    honest = [1 / (1 + np.exp(-(a * np.array(of_steps) + b))) for of_steps, (a, b) in zip(logits, numbers, strict=True)]
+    fitted = {side: calibration.platt(last[half != side], label[half != side]) for side in np.unique(half)}
+    honest = []
+    for of_steps, side in zip(logits, half, strict=True):
+        a, b = fitted[side]
+        honest.append(1 / (1 + np.exp(-(a * np.array(of_steps) + b))))
     with torch.no_grad():
         output = head(model)
         output.weight.mul_(scale)

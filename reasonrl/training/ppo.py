@@ -182,6 +182,10 @@ class Trainer:
         critic = settings.critic if settings.advantage == "gae" else "none"
         self.actor = ActorCritic(policy, critic, settings.temperature, lora_rank=settings.lora_rank, seed=settings.seed)
         self.plan = plan(len(problems), settings)
+        # An engine with a budget of its own: a token takes far more memory to learn than to draw. What the optimiser
+        # will hold is left out of it, the same whether the run begins or goes on.
+        learnable = sum(parameter.numel() for parameter in self.actor.parameters() if parameter.requires_grad)
+        engine = HFEngine(policy, reserved=12 * learnable)  # bytes: a gradient and AdamW's two moments
         steps = settings.epochs * settings.minibatches
         self.loop = Loop(
             self.accelerator, self.actor, settings.optimisation, len(self.plan), checkpoint,
@@ -191,7 +195,6 @@ class Trainer:
         # On a CPU what a forward pass touches should stay in its caches, and small batches of like length pad little.
         self.most_tokens = settings.batch_tokens or (1 << 11 if self.accelerator.device.type == "cpu" else 1 << 15)
         sampling = Sampling(settings.k, settings.temperature, 1.0, settings.max_tokens, form.stop, settings.seed)
-        engine = HFEngine(policy)  # with a budget of its own: a token takes far more memory to learn than to draw
         self.collect = Collector(policy, engine, judge, form, sampling, settings.missing_eos_penalty)
         self.collect.check([problems[index] for index in sorted({index for step in self.plan for index, _ in step})])
         self.about = about | {

@@ -109,7 +109,8 @@ class Collector:
         drawn = [completion for group in groups for completion in group]
         prompts = [request.prompt_ids for request in requests for _ in range(self.sampling.k)]
         asked = [problem for problem in problems for _ in range(self.sampling.k)]
-        judged = self.judge([self._record(*pair) for pair in zip(asked, drawn, strict=True)])
+        with torch.autocast(self.policy.model.device.type, enabled=False):  # the verifier judges as in `score`
+            judged = self.judge([self._record(*pair) for pair in zip(asked, drawn, strict=True)])
         return self._assemble(prompts, drawn, judged)
 
     def check(self, problems: Sequence[Record]) -> None:
@@ -122,7 +123,13 @@ class Collector:
                 f"{short} of {len(problems)} prompts leave less than --max-tokens {self.sampling.max_tokens} of the "
                 f"model's context of {self.policy.context}: their completions are cut short"
             )
-        self.judge.check(problems)
+        longest = [[self.policy.eos_id] * min(self.sampling.max_tokens, tokens) for tokens in room]
+        self.judge.check(
+            [
+                self._record(problem, Completion(ids, "", None, "length"))
+                for problem, ids in zip(problems, longest, strict=True)
+            ]
+        )
 
     def _prompt(self, problem: Record) -> list[int]:
         if problem["id"] not in self.prompts:
@@ -158,7 +165,7 @@ class Collector:
     def _paid_on_the_way(self, completion: Completion, verdict: Judged) -> Iterator[tuple[int, float]]:
         """Each step's reward at the token that ends the step; at the last token where tokens and lines disagree."""
         steps = verdict.step_rewards or []
-        ends = step_ends([self.policy.pieces[token] for token in completion.ids])
+        ends = step_ends(self.policy.pieces(completion.ids))
         if len(ends) != len(steps):  # a token whose text depends on its neighbours, or a stop string's own line
             ends = (ends + [len(completion.ids) - 1] * len(steps))[: len(steps)]
         yield from zip(ends, steps, strict=True)
