@@ -7,7 +7,7 @@
 : "${MAX_TOKENS:=128}"              # the longest reference of mini has 74
 : "${SHOTS:=0}"                     # tiny was pretrained on the very prompt
 
-# Supervised fine-tuning: fewer worked solutions than there are questions, else nothing is left for RL to find
+# Supervised fine-tuning: fewer worked solutions than there are questions, so that something is left for RL to find
 : "${REFERENCES:=500}"
 : "${SFT_EPOCHS:=2}" "${SFT_LONG:=4}" # the paper's SFT2 and SFT4; RL starts from the first
 : "${SFT_SWEEP:=1 2 4 8}"
@@ -16,7 +16,7 @@
 # Questions, samples and rounds of RL
 : "${LIMIT:=3000}"
 : "${K_SFT:=4}"                     # the paper's, from an SFT checkpoint
-: "${K_PRETRAINED:=8}"              # the paper's 96 buys nothing here: tiny finds a right solution in 8 for most questions
+: "${K_PRETRAINED:=8}"              # the paper's 96 would take twelve times as long; tiny finds a right solution in 8 for most questions
 : "${ROUNDS:=2}"                    # the paper's peak
 : "${PER_QUESTION:=4}"
 : "${EI_SFT:=}"
