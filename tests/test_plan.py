@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 
 from reasonrl.planning import commands, devices, shapes
+from reasonrl.planning.devices import Draw, Engine
+from reasonrl.planning.world import LABEL, LENGTHS, PROBLEMS
 
 RECIPES = sorted(path.stem for path in ROOT.glob("recipes/*.sh") if path.stem.startswith(("table", "figure")))
 PRESETS = sorted(path.stem for path in ROOT.glob("recipes/presets/*.sh"))
@@ -68,7 +70,7 @@ def test_records_and_tokens_flow_from_command_to_command(sh):
         "python -m reasonrl eval t.jsonl -o e.jsonl",
         flags="--assume tokens=40 --assume start_tokens=30 --assume start_keep=0.5 --assume padding=1",
     )
-    prompt, reference = commands.LENGTHS["mini", "tiny"]
+    prompt, reference = LENGTHS["mini", "tiny"]
     assert [plan["records"] for plan in plans] == [100, 800, 800, 200, 300, 50, 1]  # 400 kept of 800, but 2 a question
     assert plans[1]["samples"] == 800 and plans[1]["tokens"]["generated"] == 800 * 30
     assert plans[2]["tokens"]["read"] == round(800 * (prompt + 30))
@@ -84,6 +86,136 @@ def test_ppo_counts_its_rollouts_and_names_its_checkpoints(sh):
     assert plans[0]["samples"] == 8 * 128  # whole updates
     done = sh("reasonrl plan", stdin=f"{ppo}\nreasonrl sample --task mini --model runs/p-5 -o a\n".encode())
     assert done.code == 2 and "<stdin>:2: runs/p-5: no earlier command makes it" in done.err
+
+
+MINI, REFERENCE = LENGTHS["mini", "tiny"]
+
+
+def test_ppo_scores_and_learns_prompts_too(sh):
+    """Seconds and memory of a CPU: as before on mini, from whose runs the rates come; a long prompt costs its share."""
+    ppo = "reasonrl ppo --task mini --samples 1024 --batch-size 512 --epochs 2 -o p"
+    plain, long = (planned(sh, f"{ppo} {more}", flags="--assume exemplars=3")[0] for more in ("", "--prompt x.txt"))
+    assert plain["seconds"] == pytest.approx(10.5 + 1024 * REFERENCE * (1 / 8_100 + 1 / 6_800 + 2 / 4_700), rel=0.001)
+    shown = 3 * (MINI + REFERENCE)
+    assert long["seconds"] - plain["seconds"] == pytest.approx(1024 * shown * (1 / 15_450 + 2 / 10_680), rel=0.01)
+    # Weights, gradients, moments, the reference, and the rollouts of 512 rows; a microbatch of 2,048 tokens is less.
+    rollouts = 512 * (MINI + 256) * (2 * 2 * 128 * 4 + 2304 / 4)
+    assert plain["memory_gb"] == pytest.approx((20 * 672_384 + rollouts) / 1e9, abs=0.01)
+
+
+def test_ppo_on_a_gpu_is_drawn_in_process(sh):
+    """Every update waits for its longest rollout; the verifier is held and read in fp32."""
+    sft = "reasonrl sft x --model smollm2 -o m"
+    ppo = "reasonrl ppo --task gsm8k --model m --samples 10240 --batch-size 512 --max-tokens 256 -o p"
+    runs = [(ppo, ""), (ppo, "--assume longest=128"), (f"{ppo} --reward orm --orm Llama-2-7b", "")]
+    plans = [
+        planned(sh, "reasonrl sample --task gsm8k -o x", sft, line, flags=f"--device h100 {flags}")[2]
+        for line, flags in runs
+    ]
+    step = 30 * devices.FORWARD_LAUNCH
+    assert plans[0]["seconds"] - plans[1]["seconds"] == pytest.approx(20 * 128 * step, rel=0.01)
+    llama, (question, reference) = shapes.of_model("Llama-2-7b").parameters, LENGTHS["gsm8k", "smollm2"]
+    judged = 10240 * (question + reference)
+    work = 2 * llama * judged / (67e12 * 0.5) + judged / (1 << 16) * 32 * devices.FORWARD_LAUNCH
+    assert plans[2]["seconds"] - plans[0]["seconds"] == pytest.approx(work, rel=0.01)
+    assert plans[2]["memory_gb"] > 4 * llama / 1e9
+
+
+def test_a_verifier_scores_in_fp32(sh):
+    sample = "reasonrl sample --task svamp --split test --limit 200 --k 96 --model smollm2 -o s"
+    lines = [sample] + [
+        f"reasonrl score s --reward orm --orm smollm2 --dtype {how} -o {how}" for how in ("fp32", "bf16")
+    ]
+    _, exact, half = planned(sh, *lines, flags="--device h100")
+    read = exact["tokens"]["read"]
+    assert exact["seconds"] - half["seconds"] == pytest.approx(
+        2 * devices.SMOLLM2 * read / 0.5 * (1 / 67e12 - 1 / 989e12), rel=0.02
+    )
+    assert exact["memory_gb"] - half["memory_gb"] == pytest.approx(2 * devices.SMOLLM2 / 1e9, abs=0.01)
+
+
+def test_exemplars_are_read_by_who_is_shown_them(sh):
+    """A sample's prompt is not what sft, orm and a verifier read; what PPO learnt with, it is evaluated with."""
+    prompt = "--prompt shots.txt"
+    plans = planned(
+        sh,
+        f"reasonrl sample --task mini --limit 100 {prompt} -o s",
+        "reasonrl score s --reward orm -o c",
+        "reasonrl sft c --epochs 1 -o sft",
+        "reasonrl orm c --epochs 1 --held-out 0.5 -o orm",
+        f"reasonrl ppo --task mini {prompt} --samples 512 --reward orm -o ppo",
+        "reasonrl sample --task mini --split test --limit 100 --model ppo -o t",
+        "reasonrl sample --task mini --split test --limit 100 --model ppo --prompt plain -o plain",
+        "reasonrl sample --task mini --split test --limit 100 --model sft -o u",
+        f"reasonrl sft c --epochs 1 {prompt} -o shown",
+        flags="--assume exemplars=2 --assume padding=1",
+    )
+    shown, whole = MINI + 2 * (MINI + REFERENCE), MINI + REFERENCE
+    read, learnt = ([plan["tokens"][name] for plan in plans] for name in ("read", "learnt"))
+    assert read[0] == pytest.approx(100 * shown, abs=1) and read[1] == pytest.approx(100 * whole, abs=1)
+    assert learnt[2] == pytest.approx(100 * whole, abs=1) and read[3] == learnt[3] == pytest.approx(50 * whole, abs=1)
+    assert read[4] == pytest.approx(512 * (2 * (shown + REFERENCE) + whole), abs=1)
+    assert read[5] == read[0] and read[6] == read[7] == pytest.approx(100 * MINI, abs=1)
+    assert learnt[8] == pytest.approx(100 * (shown + REFERENCE), abs=1)
+
+
+def test_references_are_as_long_as_the_model_reads_them(sh):
+    lines = ["reasonrl data gsm8k --limit 100 -o r"]
+    lines += [f"reasonrl sft r --epochs 1 --model {model} -o {model}" for model in ("tiny", "smollm2")]
+    plans = planned(sh, *lines, flags="--assume padding=1")
+    for plan, model in zip(plans[1:], ("tiny", "smollm2"), strict=True):
+        assert plan["tokens"]["learnt"] == pytest.approx(100 * sum(LENGTHS["gsm8k", model]), abs=1)
+
+
+def test_rcrl_draws_and_learns_what_was_measured(sh):
+    """docs/results/rcrl-mini.md: 4,000 × 4 solutions, four completions of a prefix, twelve epochs, by the preset.
+    The tokens learnt are those of seed 1's last line of metrics, 1,973 s at 7,558 a second."""
+    line = "reasonrl rcrl --task mini --limit 4000 --k 4 --labels tokens --epochs 12 -o r"
+    plan = planned(sh, line, flags="--assume prefixes=2.2 --assume rest=0.39 --assume learnt=0.78")[
+        0
+    ]  # as in the preset
+    assert plan["samples"] == pytest.approx(156_000, rel=0.02)
+    assert plan["tokens"]["generated"] == pytest.approx(2_095_000, rel=0.02)
+    assert plan["tokens"]["learnt"] == pytest.approx(14_912_000, rel=0.05)
+    assert plan["tokens"]["read"] == pytest.approx(2_277_000, rel=0.1)
+
+
+def test_rcrl_labels_in_slices(sh):
+    """On a GPU each slice of 512 solutions is drawn, and then completed, at the pace of its longest."""
+    line = "reasonrl rcrl --task gsm8k --limit 1024 --solutions 4 --k 2 --model smollm2 --max-tokens 200 --save-data d"
+    plan = planned(sh, line, flags="--device h100 --assume start_tokens=50")[0]
+    launching = 8 * 2 * 200 * 30 * devices.FORWARD_LAUNCH  # 8 slices, drawn and completed
+    assert launching < plan["seconds"] - 15 < 1.1 * launching
+
+
+def test_a_conditional_policy_reads_its_solutions_again(sh):
+    """In each turn but the first: the prompt, the steps so far and their labels."""
+    rcrl = "reasonrl rcrl --task mini --limit 10 --labels tokens -o tokens"
+    plans = planned(
+        sh,
+        "reasonrl data mini --limit 10 -o d",
+        "reasonrl sft d -o sft",
+        rcrl,
+        rcrl.replace("tokens", "text"),
+        *(f"reasonrl sample --task mini --limit 30 --k 10 --model {by} -o {by}.s" for by in ("sft", "tokens", "text")),
+        flags="--assume prefixes=2",
+    )
+    unconditional, *conditional = plans[4:]
+    for plan, label in zip(conditional, (1, LABEL["tiny"]), strict=True):
+        again = 300 * 2 * (MINI + (REFERENCE + 3 * label) / 2)
+        assert plan["tokens"]["read"] - unconditional["tokens"]["read"] == pytest.approx(again, abs=1)
+        assert plan["tokens"]["generated"] == unconditional["tokens"]["generated"]
+        assert plan["seconds"] - unconditional["seconds"] == pytest.approx(again / 33_000, abs=0.1)
+
+
+def test_a_prompt_that_fills_the_context_does_not_fit(sh):
+    line = "reasonrl sample --task gsm8k --limit 10 --model tiny --prompt shots.txt -o s"
+    done = sh("reasonrl plan --assume exemplars=2", stdin=f"{line}\n".encode())
+    assert "<stdin>:1: a prompt of 568 tokens does not fit the model's context of 512" in done.err
+    assert done.code == 0 and not done.records[0]["fits"]
+    assert planned(sh, line, flags="--assume exemplars=1")[0]["fits"]
+    tight = planned(sh, line, flags="--assume exemplars=1 --assume start_tokens=250")[0]
+    assert tight["tokens"]["generated"] == pytest.approx(10 * (512 - 109.3 - 229.5), abs=1)
 
 
 def test_what_was_made_before_is_not_paid_for_again(sh):
@@ -164,14 +296,41 @@ def test_key_value_bytes_and_training_memory_by_hand():
     assert llama.kv_bytes(2) == 2 * 32 * 4096 * 2
     assert shapes.of_model("smollm2").kv_bytes(4) == 2 * 30 * 3 * 64 * 4
     # 16 bytes a parameter do not fit 80 GB; a LoRA adapter of rank 64 does
-    assert gpu.training_memory(llama, 0, 4096, True) > 80e9 > gpu.training_memory(llama, 64, 4096, True)
+    activations = gpu.activation_memory(llama, 4096, True)
+    assert gpu.learning_memory(llama, 0) > 80e9 > gpu.learning_memory(llama, 64) + activations
 
 
 def test_a_gpu_decodes_faster_with_more_rows_and_is_bounded_by_its_memory():
     llama, gpu = shapes.of_model("Llama-2-7b"), devices.device("a100")
-    per_token = lambda count: gpu.generate(llama, count, 100, 100, 1.0, vllm=True) / count
+    vllm = Engine(True, 2, 2 * llama.parameters)
+    draw = lambda count: Draw(count, prompt=100, tokens=100, longest=256, most=256)
+    per_token = lambda count: gpu.generate(llama, draw(count), 1.0, vllm) / count
     assert per_token(1) > 10 * per_token(64) > 10 * per_token(512) / 2
-    assert gpu.rows(llama, 10**6, 100, 100) < 0.9 * 80e9 / llama.kv_bytes(2) / 200
+    assert gpu.rows(llama, draw(10**6), vllm) < 0.9 * 80e9 / llama.kv_bytes(2) / 200
+
+
+def test_the_engine_in_process_keeps_room_for_the_longest_and_waits_for_it():
+    smollm2, gpu = shapes.of_model("smollm2"), devices.device("h100")
+    engine = Engine(False, 4, 10e9)  # weights of which 10 GB are on the device
+    draw = lambda count, longest=256: Draw(count, prompt=100, tokens=50, longest=longest, most=256)
+    rows = int(0.5 * 70e9 / (smollm2.kv_bytes(4) + 16 * 49152 / 64) / 356)
+    assert gpu.rows(smollm2, draw(10**6), engine) == rows
+    assert gpu.rows(shapes.of_model("tiny"), Draw(10**6, 50, 20, 64, 64), engine) == 65_535
+    assert gpu.rows(smollm2, draw(512), Engine(False, 4, 81e9)) == 512
+    seconds = lambda *asked: gpu.generate(smollm2, draw(*asked), 1.0, engine)
+    launching = 256 * 30 * devices.FORWARD_LAUNCH
+    assert launching < seconds(rows) < seconds(rows, 300) and 2 * launching < seconds(rows + 1)
+    assert seconds(512) == pytest.approx(launching, rel=0.01)  # 512 rows or one: nothing but launches
+
+
+def test_the_planner_has_the_numbers_of_the_engine_and_the_trainers():
+    """It may not import torch, so it has them a second time."""
+    from reasonrl.sampling import hf
+    from reasonrl.training import labelling
+
+    names = ("CPU_MEMORY", "MOST_TOKENS", "GPU_SHARE", "MOST_ROWS")
+    assert [getattr(devices, name) for name in names] == [getattr(hf, name) for name in names]
+    assert devices.PREFILL == hf.PREFILL_TOKENS and commands.SLICE == labelling.ROWS
 
 
 def test_the_presets_are_those_of_the_trainers():
@@ -195,13 +354,13 @@ def test_lengths_are_those_of_the_bundled_model():
     policy, problems = load_tokenizer("tiny"), list(source.task_problems("mini", "test"))
     prompts = mean(len(policy.encode_prompt(PromptForm().render(one["question"]))) for one in problems)
     references = mean(len(policy.encode_completion(one["reference"])) + 1 for one in problems)
-    assert commands.LENGTHS["mini", "tiny"] == pytest.approx((prompts, references), rel=0.01)
+    assert LENGTHS["mini", "tiny"] == pytest.approx((prompts, references), rel=0.01)
 
 
 def test_problems_are_counted_as_the_tasks_have_them(data):
     from reasonrl.tasks import source
 
-    for task, (train, test) in commands.PROBLEMS.items():
+    for task, (train, test) in PROBLEMS.items():
         for split, count in (("train", train), ("test", test)):
             assert sum(1 for _ in source.task_problems(task, split, None if task == "mini" else str(data))) == count
 

@@ -1,17 +1,19 @@
 """Seconds and bytes: what devices do with tokens. docs/plan.md explains every formula and every constant."""
 
+import math
 from dataclasses import dataclass, field
 
 from reasonrl.errors import UsageError
 from reasonrl.planning.shapes import Shape
 
 LOGITS = 1 << 26  # most logits that exist at a time in training
-CPU_MEMORY = 2 << 30  # bytes that the in-process engine takes for a batch on a CPU
-MOST_TOKENS = 1 << 18  # tokens that it takes at most
 SEQUENCES = 1024  # vLLM's max_num_seqs on a large GPU
-# Seconds a layer to launch the kernels of a decoding step, and of a forward and backward pass: measured on an H100 that
+# Of the in-process engine (sampling/hf.py): a batch's bytes and tokens on a CPU, its share of a GPU's free memory, its
+# rows at most, and the prompt tokens of one forward pass.
+CPU_MEMORY, MOST_TOKENS, GPU_SHARE, MOST_ROWS, PREFILL = 2 << 30, 1 << 18, 0.5, 65_535, 1 << 14
+# Seconds a layer to launch the kernels of a forward pass, and of a forward and backward pass: measured on an H100 that
 # other processes used too (docs/results/smollm2-h100.md), so rather too long.
-DECODE_LAUNCH, LEARN_LAUNCH = 0.0025, 0.0065
+FORWARD_LAUNCH, LEARN_LAUNCH = 0.0025, 0.0065
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Rates:
 
     generate: drawn one by one, at temperature 1; cooler: the same at other temperatures; greedy: at 0. read: through a
     forward pass. learn: through forward and backward, padding included. verifier: the same for an ORM. rollout, score,
-    update: the phases of PPO (`metrics.jsonl`), in completion tokens.
+    update: the phases of PPO (`metrics.jsonl`), the first in completion tokens, the others in those of prompts too.
     """
 
     generate: float
@@ -36,6 +38,27 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Completions that are asked for at once: how many, tokens of a prompt and of a completion on average, of the
+    longest completion in a batch, and as many as one may have."""
+
+    sequences: float
+    prompt: float
+    tokens: float
+    longest: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What draws them. itemsize: bytes of a weight. resident: bytes of the device that are taken before it begins."""
+
+    vllm: bool
+    itemsize: int
+    resident: float
+
+
+@dataclass(frozen=True)
 class Device:
     """A CPU with measured rates, or a GPU with a data sheet and assumed utilisations."""
 
@@ -44,6 +67,7 @@ class Device:
     itemsize: int  # bytes of a weight while sampling
     measured: dict[str, Rates] = field(default_factory=dict)
     flops: float = 0  # dense bf16, a second
+    fp32: float = 0  # FLOP/s in fp32, TF32 not allowed
     bandwidth: float = 0  # bytes a second
     learn_share: float = 0.35  # assumed: of `flops`, forward and backward
     read_share: float = 0.5  # assumed: of `flops`, forward on long batches
@@ -69,35 +93,51 @@ class Device:
             return self.rates(shape).start
         return 15 + 2 * shape.parameters / 1e9 + (60 if engine else 0)
 
-    def generate(
-        self, shape: Shape, sequences: int, prompt: float, tokens: float, temperature: float, vllm: bool
-    ) -> float:
-        """Seconds to draw `tokens` each for so many sequences after prompts of `prompt` tokens."""
-        total = sequences * tokens
+    def generate(self, shape: Shape, draw: Draw, temperature: float, engine: Engine) -> float:
+        """Seconds to draw completions. vLLM fills up what has ended; a batch in process ends with its longest row."""
         if not self.is_gpu:
             rates = self.rates(shape)
             rate = {0.0: rates.greedy, 1.0: rates.generate}.get(temperature, rates.cooler)
-            return total / rate
-        rows = self.rows(shape, sequences, prompt, tokens)
-        read = 2 * shape.parameters + rows * shape.kv_bytes(2) * (prompt + tokens / 2)
-        overhead = 0.002 if vllm else DECODE_LAUNCH * shape.layers  # vLLM replays a graph: assumed
-        work = 2 * shape.parameters * rows
+            return draw.sequences * draw.tokens / rate
+        rows, total = self.rows(shape, draw, engine), draw.sequences * draw.tokens
+        steps = total / rows if engine.vllm else math.ceil(draw.sequences / rows) * draw.longest
+        living = total / steps
+        read = engine.itemsize * shape.parameters
+        read += living * shape.kv_bytes(engine.itemsize) * (draw.prompt + draw.tokens / 2)
+        launch = 0.002 if engine.vllm else FORWARD_LAUNCH * shape.layers  # vLLM replays a graph: assumed
+        work = 2 * shape.parameters * living
         step = max(read / (self.bandwidth * self.decode_share), work / (self.flops * self.read_share))
-        return total / rows * (step + overhead)
+        return steps * (step + launch)
 
-    def rows(self, shape: Shape, sequences: int, prompt: float, tokens: float) -> int:
-        """Sequences that are decoded together."""
-        if self.is_gpu:
-            held = max(0.0, 0.9 * self.memory - self.itemsize * shape.parameters) / shape.kv_bytes(self.itemsize)
-            return max(1, min(sequences, int(held / (prompt + tokens)), SEQUENCES))
-        held = min(CPU_MEMORY / shape.kv_bytes(self.itemsize), MOST_TOKENS)
-        return max(1, min(sequences, int(held / (prompt + tokens))))
+    def rows(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+        """Sequences that are decoded together. The in-process engine keeps room for as many tokens as may come."""
+        if engine.vllm:
+            free = 0.9 * self.memory - engine.resident
+        else:
+            free = GPU_SHARE * (self.memory - engine.resident) if self.is_gpu else CPU_MEMORY
+        if free <= 0:  # it does not fit: what is said is said of a device that had room
+            return draw.sequences
+        held = min(SEQUENCES if engine.vllm else MOST_ROWS, free / self.row_bytes(shape, draw, engine))
+        if not self.is_gpu:
+            held = min(held, MOST_TOKENS / (draw.prompt + draw.most))
+        return min(draw.sequences, max(1, int(held)))
 
-    def read(self, shape: Shape, tokens: float) -> float:
-        """Seconds of forward passes."""
+    def row_bytes(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+        """Keys and values of a sequence; in process, as there, with four arrays of logits for each 64 tokens."""
+        if engine.vllm:
+            return shape.kv_bytes(engine.itemsize) * (draw.prompt + draw.tokens)
+        return (shape.kv_bytes(engine.itemsize) + shape.vocabulary / 4) * (draw.prompt + draw.most)
+
+    def batch_memory(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+        """Bytes of all that is decoded together."""
+        return self.rows(shape, draw, engine) * self.row_bytes(shape, draw, engine)
+
+    def read(self, shape: Shape, tokens: float, at_once: float = PREFILL, in_fp32: bool = False) -> float:
+        """Seconds of forward passes over `at_once` tokens each; on a GPU the launching of kernels besides."""
         if not self.is_gpu:
             return tokens / self.rates(shape).read
-        return 2 * shape.parameters * tokens / (self.flops * self.read_share)
+        launch = tokens / at_once * FORWARD_LAUNCH * shape.layers
+        return 2 * shape.parameters * tokens / ((self.fp32 if in_fp32 else self.flops) * self.read_share) + launch
 
     def learn(
         self, shape: Shape, tokens: float, microbatch: int, lora: bool, recompute: bool, verifier: bool = False
@@ -112,23 +152,17 @@ class Device:
         launch = tokens / microbatch * LEARN_LAUNCH * shape.layers
         return work * shape.parameters * tokens / (self.flops * self.learn_share) + launch
 
-    def sampling_memory(self, shape: Shape, sequences: int, prompt: float, tokens: float) -> float:
-        """Bytes of weights, and of keys and values at the longest."""
-        rows = self.rows(shape, sequences, prompt, tokens)
-        return self.itemsize * shape.parameters + rows * (prompt + tokens) * shape.kv_bytes(self.itemsize)
+    def learning_memory(self, shape: Shape, rank: int) -> float:
+        """Bytes of weights, gradients and AdamW's two moments: 16 N for all weights in fp32; LoRA keeps the frozen ones
+        in this device's precision, and 16 bytes for each of the adapter's."""
+        return self.itemsize * shape.parameters + 16 * shape.adapter_parameters(rank) if rank else 16 * shape.parameters
 
-    def training_memory(self, shape: Shape, rank: int, microbatch: int, recompute: bool) -> float:
-        """Bytes of weights, gradients, AdamW's two moments, activations and logits of one microbatch.
-
-        All weights in fp32 with their gradients and moments take 16 N; LoRA keeps the frozen ones in this device's
-        precision and 16 bytes for each of the adapter's. Activations: 34 bytes a token, layer and hidden unit in bf16
-        (Korthikanti et al. 2022, arXiv 2205.05198, without the attention matrix), 2 where they are computed again.
-        """
-        adapter = shape.adapter_parameters(rank)
-        weights = self.itemsize * shape.parameters + 16 * adapter if rank else 16 * shape.parameters
+    def activation_memory(self, shape: Shape, microbatch: int, recompute: bool) -> float:
+        """Bytes of activations and logits of one microbatch: 34 a token, layer and hidden unit in bf16 (Korthikanti et
+        al. 2022, arXiv 2205.05198, without the attention matrix), 2 where they are computed again."""
         unit = microbatch * shape.hidden * self.itemsize / 2
         activations = unit * (2 * shape.layers + 34 if recompute else 34 * shape.layers)
-        return weights + activations + 2 * 4 * min(LOGITS, microbatch * shape.vocabulary)
+        return activations + 2 * 4 * min(LOGITS, microbatch * shape.vocabulary)
 
 
 TINY, SMOLLM2 = 672_384, 134_515_008  # parameters of the models that were measured
@@ -137,13 +171,14 @@ DEVICES = {
     "cpu2": Device(
         "cpu2", 24e9, 4,
         {
-            "tiny": Rates(11_500, 10_700, 7_000, 33_000, 13_500, 15_900, 8_100, 6_800, 4_700, 9.0),
-            "smollm2": Rates(165, 165, 165, 345, 115, 115, 165, 170, 115, 15.0),
+            "tiny": Rates(11_500, 10_700, 7_000, 33_000, 13_500, 15_900, 8_100, 15_450, 10_680, 9.0),
+            # PPO was not measured: policy and reference read, and rollouts are padded less than other examples.
+            "smollm2": Rates(165, 165, 165, 345, 115, 115, 165, 345 / 2, 115 / 1.13, 15.0),
         },
     ),
-    # Data sheets: dense bf16 and memory of the SXM cards. The shares of them are assumptions, not measurements.
-    "a100": Device("a100", 80e9, 2, flops=312e12, bandwidth=2.04e12),
-    "h100": Device("h100", 80e9, 2, flops=989e12, bandwidth=3.35e12),
+    # NVIDIA's data sheets of the SXM cards, without sparsity. The shares of them are assumptions, not measurements.
+    "a100": Device("a100", 80e9, 2, flops=312e12, fp32=19.5e12, bandwidth=2.04e12),
+    "h100": Device("h100", 80e9, 2, flops=989e12, fp32=67e12, bandwidth=3.35e12),
 }  # fmt: skip
 
 

@@ -12,19 +12,20 @@ from reasonrl.errors import UsageError
 BUNDLED = Path(reasonrl.__file__).parent / "models"
 
 # Models that may be planned for where they are not: a pattern of their name, and what their config.json says.
-# (hidden, layers, intermediate, heads, key-value heads, vocabulary, tied embeddings)
+# (hidden, layers, intermediate, heads, key-value heads, vocabulary, tied embeddings, context)
 KNOWN = {
-    r"tiny[-_]small": (64, 2, 160, 4, 4, 2304, True),
-    r"smollm2(-135m.*)?": (576, 30, 1536, 9, 3, 49152, True),
-    r"smollm2-360m.*": (960, 32, 2560, 15, 5, 49152, True),
-    r"llama-?2-7b.*": (4096, 32, 11008, 32, 32, 32000, False),
-    r"llama-?2-13b.*": (5120, 40, 13824, 40, 40, 32000, False),
+    r"tiny[-_]small": (64, 2, 160, 4, 4, 2304, True, 512),
+    r"smollm2(-135m.*)?": (576, 30, 1536, 9, 3, 49152, True, 8192),
+    r"smollm2-360m.*": (960, 32, 2560, 15, 5, 49152, True, 8192),
+    r"llama-?2-7b.*": (4096, 32, 11008, 32, 32, 32000, False, 4096),
+    r"llama-?2-13b.*": (5120, 40, 13824, 40, 40, 32000, False, 4096),
 }
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-like model. family: the name under which devices have measured rates for it."""
+    """A Llama-like model. family: the name under which devices have measured rates for it. The last three are what an
+    earlier command has made of it."""
 
     family: str
     hidden: int
@@ -34,7 +35,10 @@ class Shape:
     kv_heads: int
     vocabulary: int
     tied: bool
-    trained: bool = False  # by an earlier command: it knows how a solution ends
+    context: int
+    trained: bool = False  # it knows how a solution ends
+    exemplars: float = 0  # worked examples in the prompt form that it remembers
+    label: int = 0  # tokens of the label that it wants before each step; 0: none, it was not made by `rcrl`
 
     @property
     def kv_width(self) -> int:
@@ -84,6 +88,7 @@ def _of_config(about: dict[str, Any]) -> Shape:
         _family(about["hidden_size"], about["num_hidden_layers"]),
         about["hidden_size"], about["num_hidden_layers"], about["intermediate_size"], heads,
         about.get("num_key_value_heads") or heads, about["vocab_size"], bool(about.get("tie_word_embeddings")),
+        about.get("max_position_embeddings") or 1 << 30,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import typer
 from reasonrl import console, jsonl, provenance
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.planning import commands, devices
+from reasonrl.planning.world import Assumptions, Cost, World
 from reasonrl.stages import flags
 
 Commands = Annotated[
@@ -46,8 +47,8 @@ def plan(
       echo 'reasonrl sample --task gsm8k --k 96 --model meta-llama/Llama-2-7b-hf' | reasonrl plan --device a100
     """
     stages = context.find_root().command.commands
-    world = commands.World(devices.device(device), commands.Assumptions.parse(assume or []))
-    shown, totals = [], commands.Cost(memory=0)
+    world = World(devices.device(device), Assumptions.parse(assume or []))
+    shown, totals = [], Cost(memory=0)
     readers = jsonl.inputs(lines or [])
     with provenance.open_output(output, force=force, resume=resume) as out:
         out.reads(readers)
@@ -60,6 +61,8 @@ def plan(
                     cost = commands.cost_of(words[0], _parse(words, variables, stages), shlex.join(words), world)
                 except ReasonRLError as error:
                     raise type(error)(f"{reader.name}:{reader.line_number}: {error}") from None
+                if cost.no_room:
+                    console.warn(f"{reader.name}:{reader.line_number}: {cost.no_room}")
                 command = shlex.join(["reasonrl", *words])
                 out.write(_record(command, words[0], cost, world.device))
                 shown.append((_row(cost, world.device), command))
@@ -106,17 +109,17 @@ def _parse(words: list[str], variables: dict[str, str], stages: dict[str, Any]) 
         os.environ.update(before)
 
 
-def _record(command: str, stage: str, cost: commands.Cost, device: devices.Device) -> dict[str, Any]:
+def _record(command: str, stage: str, cost: Cost, device: devices.Device) -> dict[str, Any]:
     return {
         "command": command, "stage": stage, "records": round(cost.records), "samples": round(cost.samples),
         "tokens": {name: round(getattr(cost, name)) for name in ("generated", "read", "learnt")},
-        "memory_gb": round(cost.memory / 1e9, 2), "fits": cost.memory <= device.memory,
+        "memory_gb": round(cost.memory / 1e9, 2), "fits": cost.memory <= device.memory and not cost.no_room,
         "seconds": round(cost.seconds, 1), "gpu_hours": round(cost.seconds / 3600, 4) if device.is_gpu else 0,
         "device": device.name,
     }  # fmt: skip
 
 
-def _row(cost: commands.Cost, device: devices.Device) -> tuple[str, ...]:
+def _row(cost: Cost, device: devices.Device) -> tuple[str, ...]:
     counts = (cost.samples, cost.generated, cost.read, cost.learnt)
     too_much = "!" if cost.memory > device.memory else ""
     return (*map(_short, counts), f"{cost.memory / 1e9:.1f}{too_much}", f"{cost.seconds / 60:.1f}")
