@@ -1,21 +1,28 @@
 """How far a plan is from the run that followed it.
 
     python benchmarks/plan_check.py recipes/table1.sh          # with the PRESET, RUNS, CELLS, … of the run
+    python benchmarks/plan_check.py recipes/table1.sh -- --assume keep=0.4     # flags of `plan` instead of the preset's
     python benchmarks/plan_check.py --lengths ./smollm2        # mean tokens of prompts and references of each task
 
 Plans the recipe's commands, reads what the finished run left (sidecars, metrics and markers of checkpoints, the
 seconds in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all tokens learnt or all
-seconds are off by more than `--within`, or if a command has left nothing. The last table holds the rates that the
-constants in reasonrl/planning/devices.py were taken from. Seconds count only if nothing else ran on the machine.
+seconds are off by more than `--within`, if there are none to compare with, or if a command has left nothing. The last
+table holds the rates that the constants in reasonrl/planning/devices.py were taken from. Seconds count only if nothing
+else ran on the machine. A trainer that was resumed counts with all its goes, but for steps that it took twice.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
+
+from reasonrl.planning import commands
+from reasonrl.planning.world import PROBLEMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,7 +65,7 @@ def measured(record: dict) -> dict[str, float] | None:
         if not meta["finished"]:
             return None
         counts = meta["counts"]
-        found = {"generated": counts.get("tokens", 0), "records": counts["records"], "inside": meta["seconds"]}
+        found = {"generated": counts.get("tokens", 0), "records": counts["records"]}
         if stage == "sample":
             heat = meta["arguments"]["temperature"]
             found["kind"] = {0: "greedy", 1: "generate"}.get(heat, "cooler")
@@ -68,17 +75,29 @@ def measured(record: dict) -> dict[str, float] | None:
         return found
     if not os.path.exists(f"{path}/reasonrl.json"):
         return None
-    steps = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
-    marker, last = read_json(f"{path}/reasonrl.json"), steps[-1]
-    found = {"learnt": last["seconds"] * last["tokens_per_second"], "inside": last["seconds"]}
+    lines = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
+    steps, marker = [line for line in lines if "seconds" in line], read_json(f"{path}/reasonrl.json")
+    goes = last_steps(steps)
+    found = {"learnt": sum(step["seconds"] * step["tokens_per_second"] for step in goes)}
     if stage == "ppo":
         found |= {"generated": sum(step["tokens"] for step in steps)}
         for phase in ("rollout", "score", "update"):
             found[phase] = sum(step["tokens"] / step[f"{phase}_tokens_per_second"] for step in steps)
+        found["passed"] = found["learnt"] / commands.SORTED / epochs_of_ppo(marker)
     else:
-        found |= {"kind": "verifier" if stage == "orm" else "learn", "spent": last["seconds"]}
+        spent = sum(step["seconds"] for step in goes)
+        found |= {"kind": "verifier" if stage == "orm" else "learn", "spent": spent}
         found["generated"] = marker.get("labelling", {}).get("tokens", 0)
     return found
+
+
+def last_steps(steps: list[dict]) -> list[dict]:
+    """The last step of each go of a trainer: seconds and tokens a second count anew with --resume."""
+    return [step for step, after in pairwise([*steps, {"seconds": 0}]) if after["seconds"] < step["seconds"]]
+
+
+def epochs_of_ppo(marker: dict) -> int:
+    return marker["arguments"]["epochs"] or commands.PRESETS["ppo"][marker["preset"]][-1]
 
 
 def lengths(model: str) -> None:
@@ -86,7 +105,6 @@ def lengths(model: str) -> None:
     from statistics import mean
 
     from reasonrl.models.policy import load_tokenizer
-    from reasonrl.planning.commands import PROBLEMS
     from reasonrl.tasks import source
     from reasonrl.tasks.prompts import PromptForm
 
@@ -105,8 +123,9 @@ def main() -> None:
     parser.add_argument("--lengths", metavar="MODEL", help="Count tokens with this model's tokenizer, and do no more.")
     parser.add_argument("--runs", default=os.environ.get("RUNS") or f"runs/{os.environ.get('PRESET') or 'tiny'}")
     parser.add_argument("--within", type=float, default=0.25)
-    parser.add_argument("flags", nargs="*", help="Flags for `reasonrl plan`, behind --, instead of the preset's.")
-    options = parser.parse_args()
+    own = sys.argv[1:]
+    flags = own[own.index("--") + 1 :] if "--" in own else []
+    options = parser.parse_args(own[: own.index("--")] if flags else own)
     if options.lengths:
         return lengths(options.lengths)
     if not options.recipe:
@@ -120,7 +139,7 @@ def main() -> None:
     by_mark: dict[str, float] = defaultdict(float)
     by_stage: dict[str, Counter] = defaultdict(Counter)
     rates: dict[str, Counter] = defaultdict(Counter)
-    for mark, record in planned(options.recipe, options.flags):
+    for mark, record in planned(options.recipe, flags):
         if record["stage"] == "report":
             continue
         by_mark[mark] += record["seconds"]
@@ -136,19 +155,17 @@ def main() -> None:
             stage[name] += said.get(name, 0)
         stage["plan records"] += record["records"]
         stage["records"] += said.get("records", record["records"])
-        stage["plan seconds"] += record["seconds"]
-        stage["inside"] += said["inside"]
         if said.get("spent"):
             tokens = record["tokens"]["read"] if said["kind"] == "read" else said.get("learnt") or said["generated"]
             rates[said["kind"]].update(tokens=tokens, seconds=said["spent"])
-        for phase in ("rollout", "score", "update"):
+        for phase, tokens in (("rollout", "generated"), ("score", "passed"), ("update", "passed")):
             if phase in said:
-                rates[phase].update(tokens=said["generated"], seconds=said[phase])
+                rates[phase].update(tokens=said[tokens], seconds=said[phase])
     by_mark = {mark: seconds for mark, seconds in by_mark.items() if mark in took}  # the others have not ended
     plans["seconds"], found["seconds"] = sum(by_mark.values()), sum(took[mark] for mark in by_mark)
 
     def row(name: str, plan: float, real: float) -> bool:
-        off = plan / real - 1 if real else 0.0
+        off = plan / real - 1 if real else math.inf if plan else 0.0
         print(f"| {name} | {plan:,.0f} | {real:,.0f} | {off:+.0%} |")
         return abs(off) <= options.within
 
@@ -168,7 +185,9 @@ def main() -> None:
         print(f"| {kind} | {sums['tokens']:,.0f} | {sums['seconds']:.1f} | {sums['tokens'] / sums['seconds']:,.0f} |")
     for command in missing:
         print(f"nothing left of: {command}", file=sys.stderr)
-    sys.exit(not all(good) or bool(missing))
+    if not by_mark:
+        print(f"{options.runs}/seconds.tsv has none of the recipe's parts", file=sys.stderr)
+    sys.exit(not all(good) or bool(missing) or not by_mark)
 
 
 if __name__ == "__main__":
