@@ -100,6 +100,8 @@ class Device:
             rate = {0.0: rates.greedy, 1.0: rates.generate}.get(temperature, rates.cooler)
             return draw.sequences * draw.tokens / rate
         rows, total = self.rows(shape, draw, engine), draw.sequences * draw.tokens
+        if engine.resident > self.memory:  # it does not fit; the time is that of a device that had room
+            rows = draw.sequences
         steps = total / rows if engine.vllm else math.ceil(draw.sequences / rows) * draw.longest
         living = total / steps
         read = engine.itemsize * shape.parameters
@@ -115,8 +117,6 @@ class Device:
             free = 0.9 * self.memory - engine.resident
         else:
             free = GPU_SHARE * (self.memory - engine.resident) if self.is_gpu else CPU_MEMORY
-        if free <= 0:  # it does not fit: what is said is said of a device that had room
-            return draw.sequences
         held = min(SEQUENCES if engine.vllm else MOST_ROWS, free / self.row_bytes(shape, draw, engine))
         if not self.is_gpu:
             held = min(held, MOST_TOKENS / (draw.prompt + draw.most))
