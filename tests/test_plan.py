@@ -98,9 +98,12 @@ def test_ppo_scores_and_learns_prompts_too(sh):
     assert plain["seconds"] == pytest.approx(10.5 + 1024 * REFERENCE * (1 / 8_100 + 1 / 6_800 + 2 / 4_700), rel=0.001)
     shown = 3 * (MINI + REFERENCE)
     assert long["seconds"] - plain["seconds"] == pytest.approx(1024 * shown * (1 / 15_450 + 2 / 10_680), rel=0.01)
-    # Weights, gradients, moments, the reference, and the rollouts of 512 rows; a microbatch of 2,048 tokens is less.
+    # Weights, gradients, moments, the reference, and the rollouts of 512 rows; or a microbatch of 2,048 tokens.
     rollouts = 512 * (MINI + 256) * (2 * 2 * 128 * 4 + 2304 / 4)
     assert plain["memory_gb"] == pytest.approx((20 * 672_384 + rollouts) / 1e9, abs=0.01)
+    few = planned(sh, "reasonrl ppo --task gsm8k --model smollm2 --samples 8 --batch-size 8 -o q")[0]
+    microbatch = devices.device("cpu2").activation_memory(shapes.of_model("smollm2"), 2048, False)
+    assert few["memory_gb"] == pytest.approx((20 * devices.SMOLLM2 + microbatch) / 1e9, abs=0.01)
 
 
 def test_ppo_on_a_gpu_is_drawn_in_process(sh):
