@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# SmolLM2-135M-Instruct, real problems: one GPU for about an hour a table, or (DEVICE=cpu2) two cores overnight. Sources: the paper,
+# SmolLM2-135M-Instruct, real problems: one GPU for 1.2 to 1.5 hours a table by plan, or (DEVICE=cpu2) two cores overnight. Sources: the paper,
 # or chosen here for the time they take; PRESET=smollm2 PLAN=1 recipes/table1.sh says how long.
 : "${DEVICE:=h100}"                 # what `plan` reckons with, and what the sizes are chosen for
 : "${TASK:=gsm8k}"
