@@ -104,9 +104,10 @@ supervised() { # EPOCHS: $at/sftEPOCHS, fine-tuned on REFERENCES worked solution
 verifier() { # sets judge, which names it to a recipe: the one of the preset, or one that learns from samples of the start
   judge=(REASONRL_ORM="${orm:-$at/orm}")
   [ -z "$orm" ] || return 0
+  # By another seed than Expert Iteration's, whose first round would else be the very samples that the verifier learnt.
   # shellcheck disable=SC2086
   once "$at/orm.samples.done" run sample --task "$task" --limit "$ORM_LIMIT" --k "$ORM_K" --model "$start" $first \
-    --max-tokens "$MAX_TOKENS" --seed "$seed" --resume -o "$at/orm.samples.jsonl"
+    --max-tokens "$MAX_TOKENS" --seed "$((seed + 1000))" --resume -o "$at/orm.samples.jsonl"
   once "$at/orm.scored.done" run score "$at/orm.samples.jsonl" --resume -o "$at/orm.scored.jsonl"
   # shellcheck disable=SC2086
   once "$at/orm.done" run orm "$at/orm.scored.jsonl" --model "$BASE" $ORM --seed "$seed" --resume -o "$at/orm"
