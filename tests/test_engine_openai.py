@@ -86,6 +86,8 @@ class Server:
                 "top_logprobs": [{"a": -0.5 / scale, "b": -3.0 / scale}] * len(ids),
             },
         }  # fmt: skip
+        if self.traits.get("ends"):
+            choice["finish_reason"] = self.traits["ends"].pop()
         if body.get("return_token_ids") and not self.traits.get("no_ids"):
             choice["token_ids"] = ids
         return choice
@@ -197,7 +199,33 @@ def test_a_server_of_the_bare_protocol(serve, connect, capsys):
     assert [cs[1].text for cs in drawn] == ["text 1"] * 4
     said = capsys.readouterr().err
     assert said.count("returns no token ids") == 1 and said.count("knows no top_k") == 1
-    assert len(server.bodies) == 5
+    assert len(server.bodies) == 4 + 2
+
+
+def test_a_server_that_refuses_n_keeps_the_extensions_and_is_not_asked_for_it_again(serve, connect, capsys):
+    server = serve(refuses=lambda body: "only n = 1" if body["n"] > 1 else None)
+    drawn = list(connect(server, concurrency=1).sample(requests(3), Sampling(k=2, max_tokens=9)))
+    assert all(len(cs) == 2 and c.logprobs == [-0.5] * 4 for cs in drawn for c in cs)
+    assert [body["n"] for body in server.bodies] == [2] + [1] * 6
+    assert all(body["top_k"] == -1 for body in server.bodies)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_server_that_refuses_n_and_the_extensions_is_warned_of_once(serve, connect, capsys):
+    server = serve(refuses=lambda body: "no" if body["n"] > 1 or "top_k" in body else None)
+    drawn = list(connect(server, concurrency=1).sample(requests(3), Sampling(k=2, max_tokens=9)))
+    assert [len(cs) for cs in drawn] == [2] * 3 and len(server.bodies) == 3 + 6
+    assert capsys.readouterr().err.count("knows no top_k") == 1
+
+
+@pytest.mark.parametrize("reason", ["abort", "content_filter", "error", None])
+def test_a_completion_without_an_end_is_asked_for_again(serve, connect, reason):
+    server = serve(ends=[reason])
+    [completions] = connect(server).sample(requests(1), Sampling(k=2, max_tokens=9))
+    assert [c.finish for c in completions] == ["eos"] * 2 and len(server.bodies) == 2
+    engine = connect(serve(ends=[reason] * 9), retries=2)
+    with pytest.raises(ReasonRLError, match=rf"cut off \(finish_reason {json.dumps(reason)}\), 3 times"):
+        list(engine.sample(requests(1), Sampling()))
 
 
 def test_a_server_that_gives_one_completion_at_a_time(serve, connect):

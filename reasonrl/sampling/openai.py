@@ -66,6 +66,7 @@ class OpenAIEngine:
         if "model" not in self.fields:
             self.fields["model"] = self._served_model()
         self.says_logprobs = True
+        self._words, self._settling = 0, threading.Lock()  # which of the attempts in `_ask` the server understood
         self._warned = threading.Lock()
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         # Daemons: an interrupted run does not wait for the server's answers.
@@ -145,28 +146,39 @@ class OpenAIEngine:
         return Completion(ids, cut_at_stop(text, sampling.stop), logprobs if self.says_logprobs else None, finish)
 
     def _ask(self, body: dict[str, Any], who: str) -> dict[str, Any]:
-        """One answer to a completions request; in simpler words if the server does not understand all of it."""
+        """One answer to a completions request; in simpler words if the server does not understand all of it, which
+        later requests then begin with. The extensions are the last thing to go: without them it samples otherwise."""
         whole, plain = self.extensions | self.fields | body, self.fields | body
+        attempts = (whole, whole | {"n": 1}, plain, plain | {"n": 1})
         refusal = None
-        for attempt in (whole, plain, plain | {"n": 1}):
+        for number in range(self._words, len(attempts)):
+            if refusal and attempts[number] == attempts[number - 1]:
+                continue
             try:
-                answer = self._retried("POST", "/completions", attempt, self.retries)
+                answer = self._retried("POST", "/completions", attempts[number], self.retries)
             except _Refused as error:
                 refusal = refusal or error
                 if error.status not in (400, 422):
                     break
                 continue
-            if refusal and self.extensions and attempt is plain:
-                self.extensions = {}
-                console.warn(f"{self.server.url} knows no top_k, min_p or return_token_ids: its own defaults hold")
+            self._settle(number)
             return answer
         raise ReasonRLError(f"{who}: {self.server.url} refused the request: {refusal}")
 
+    def _settle(self, number: int) -> None:
+        """Remembers that it took so many attempts to be understood, and warns where that lost the extensions."""
+        with self._settling:
+            if self._words < 2 <= number:
+                console.warn(f"{self.server.url} knows no top_k, min_p or return_token_ids: its own defaults hold")
+            self._words = max(self._words, number)
+
     def _retried(self, method: str, path: str, body: dict[str, Any] | None, retries: int) -> dict[str, Any]:
-        """The server's JSON; broken connections, 429 and 5xx are tried again with growing pauses."""
+        """The server's JSON; broken connections, 429, 5xx and what was cut off are tried again with growing pauses."""
         for failures in range(retries + 1):
             try:
-                return self.server.request(method, path, body)
+                answer = self.server.request(method, path, body)
+                _check_ends(answer)
+                return answer
             except _Unavailable as error:
                 reason, pause = str(error), min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
                 pause = max(pause * random.uniform(0.5, 1), error.retry_after)
@@ -340,6 +352,13 @@ def _message(text: bytes) -> str:
         said = said.get("message", said) if isinstance(said, dict) else said
         return " ".join(str(said).split())[:300]
     return ""
+
+
+def _check_ends(answer: dict[str, Any]) -> None:
+    """Raises _Unavailable for a completion that the server itself gave up ("abort", "error"): it has no end."""
+    for choice in answer.get("choices") or []:
+        if (reason := choice.get("finish_reason")) not in ("stop", "length"):
+            raise _Unavailable(f"a completion that was cut off (finish_reason {json.dumps(reason)})")
 
 
 def _ids_and_logprobs(choice: dict[str, Any]) -> tuple[list[int] | None, list[float] | None]:
