@@ -1,6 +1,7 @@
 """Checkpoints: a directory that plain transformers can load, plus `reasonrl.json`, written last.
 
-A directory without that marker is no checkpoint: an interrupted run leaves `OUT.partial`. Never imports torch.
+A directory without that marker is no checkpoint, nor is `OUT.partial`, which an interrupted run leaves. Never imports
+torch.
 """
 
 import os
@@ -43,17 +44,33 @@ class Checkpoint:
         self.path = Path(output)
         self.partial = Path(f"{output.rstrip('/')}.partial")
         self.main, self.force, self.keep, self.is_open = main, force, resume and not force, False
-        if self.keep and (self.path / MARKER).exists():
-            provenance.check_same_run(remembered(self.path), output)
-            raise AlreadyDone(f"{output} is complete")
-        if force or not main:
+        # The one in the making comes first: of several processes another may find what the first has just renamed.
+        for finished in (self.partial, self.path) if self.keep else ():
+            if (finished / MARKER).exists():
+                provenance.check_same_run(remembered(finished), str(finished))
+                if main and finished == self.partial:  # all that a run was killed before is the name
+                    self._refuse_foreign(self.path)
+                    self._give_name()
+                raise AlreadyDone(f"{output} is complete")
+        if not main:
+            return
+        if force:
+            self._refuse_foreign(self.path)
             return
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise UsageError(f"{output} exists; --resume keeps a finished checkpoint, --force overwrites it")
-        if self.has_state and not resume:
+        if (self.has_state or (self.partial / MARKER).exists()) and not resume:
             raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
         if self.has_state:
             provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
+
+    @staticmethod
+    def _refuse_foreign(target: Path) -> None:
+        """Raises UsageError where `target` holds something that is no checkpoint, which nobody meant to overwrite."""
+        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists()):
+            raise UsageError(
+                f"{target} is no checkpoint (no {MARKER} in it), so nothing overwrites it; remove it first"
+            )
 
     @property
     def has_state(self) -> bool:
@@ -84,13 +101,20 @@ class Checkpoint:
         return self.partial / METRICS
 
     def finish(self, about: dict[str, Any]) -> None:
-        """Writes the marker and renames. `about` is added to arguments, versions and git state."""
+        """Writes the marker and renames. `about` is added to arguments, versions and git state.
+
+        The marker is written before the state goes: a run that is killed in between is finished by `--resume`."""
+        _mark(self.partial, about)
+        self._give_name()
+
+    def _give_name(self) -> None:
+        """Clears away what only an unfinished run needs, and renames; all of it may be done again."""
         for name in (STATE, NEW_STATE, SNAPSHOT):
             (self.partial / name / "position.json").unlink(missing_ok=True)  # half a state is none
             shutil.rmtree(self.partial / name, ignore_errors=True)
         for file in (self.partial / "run.json", *self.partial.glob(f"{LABELLED}*")):
-            file.unlink()
-        _publish(self.partial, self.path, about)
+            file.unlink(missing_ok=True)
+        _rename(self.partial, self.path)
 
     # Checkpoints of a run that goes on
 
@@ -105,7 +129,10 @@ class Checkpoint:
     def check_numbered(self, numbers: Iterable[int]) -> None:
         """Raises UsageError where a checkpoint on the way would overwrite what another run, or somebody, left."""
         for target in map(self.numbered, numbers):
-            if not self.main or self.force or not target.exists():
+            if not self.main or not target.exists():
+                continue
+            if self.force:
+                self._refuse_foreign(target)
                 continue
             if not self.keep or not (target / MARKER).exists():
                 raise UsageError(f"{target} exists, and --keep-every would overwrite it; --force does")
@@ -128,16 +155,21 @@ class Checkpoint:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         save(aside)
-        _publish(aside, target, about)
+        _mark(aside, about)
+        _rename(aside, target)
 
 
-def _publish(work: Path, target: Path, about: dict[str, Any]) -> None:
-    """The marker, readable weights, and last of all the name."""
+def _mark(work: Path, about: dict[str, Any]) -> None:
+    """Readable weights and the marker: all that makes a checkpoint but its name."""
     mask = os.umask(0)
     os.umask(mask)
     for path in work.glob("*.safetensors"):
         path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
     jsonl.write_json(work / MARKER, provenance.describe() | about)
+
+
+def _rename(work: Path, target: Path) -> None:
+    """Gives finished work its name, in place of what had it."""
     if target.exists():
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     os.replace(work, target)

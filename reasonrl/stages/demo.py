@@ -1,6 +1,8 @@
 """`reasonrl demo`: Expert Iteration on the embedded default, start to finish, with a commentary."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated
 import typer
 
 from reasonrl import console
-from reasonrl.errors import ReasonRLError
+from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.stages import flags
 
 Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")]
@@ -34,10 +36,8 @@ def demo(
       reasonrl demo --rounds 3 --seed 1 -o runs/demo-seed1
     """
     recipe = find_recipe("expert_iteration.sh")
-    if force:
-        import shutil
-
-        shutil.rmtree(output, ignore_errors=True)
+    if force and os.path.exists(output):
+        clear(Path(output))
     print(INTRODUCTION.format(recipe=recipe, output=output, rounds=rounds), file=sys.stderr)
     watch = console.Stopwatch()
     settings = {"OUT": output, "ROUNDS": str(rounds), "SEED": str(seed)}
@@ -49,6 +49,19 @@ def demo(
         )
     print((Path(output) / "report" / "report.md").read_text(), file=sys.stdout)
     print(NEXT.format(output=output, minutes=watch.seconds / 60), file=sys.stderr)
+
+
+def clear(directory: Path) -> None:
+    """Removes what an earlier demo left. Raises UsageError, and removes nothing, where something else is there too."""
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no directory; name another one with --output")
+    names = sorted(path.name for path in directory.iterdir())
+    foreign = next((name for name in names if not re.match(r"round\d+(\.|$)|report$", name)), None)
+    if foreign is None and names and not any(name.startswith("round0.") for name in names):
+        foreign = names[0]
+    if foreign:
+        raise UsageError(f"{directory} holds {foreign}, which no demo left there, so --force does not remove it")
+    shutil.rmtree(directory)
 
 
 def find_recipe(name: str) -> Path:
