@@ -3,10 +3,11 @@
 python -m reasonrl.models.gguf SmolLM2-135M-Instruct.Q4_1.gguf smollm2
 """
 
+import errno
 import os
-import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reasonrl import console, provenance
 from reasonrl.errors import ReasonRLError, UsageError
@@ -20,12 +21,19 @@ def converted(file: str) -> str:
     directory = cache / f"{Path(file).stem}-{provenance.hash_files(file)[:12]}"
     if not directory.exists():
         console.log(f"converting {file} to {directory}, once")
-        convert(file, directory)
+        try:
+            convert(file, directory)
+        except OSError as error:  # another process, a shard beside this one say, was faster
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     return str(directory)
 
 
 def convert(file: str, directory: str | Path) -> None:
-    """Writes the dequantised fp32 model and its tokenizer to `directory`, whole or not at all."""
+    """Writes the dequantised fp32 model and its tokenizer to `directory`, whole or not at all.
+
+    Each process works in a directory of its own beside that. Raises OSError where `directory` holds something by then.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")  # the loader draws its bars whether or not anybody looks
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,8 +42,7 @@ def convert(file: str, directory: str | Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder, name = os.path.split(os.path.abspath(file))
-    partial = Path(f"{directory}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    directory = Path(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
@@ -47,10 +54,12 @@ def convert(file: str, directory: str | Path) -> None:
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    os.replace(partial, directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent) as own:
+        partial = Path(own, "model")  # `own` itself is for nobody else to read
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        os.replace(partial, directory)
 
 
 if __name__ == "__main__":

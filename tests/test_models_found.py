@@ -1,0 +1,81 @@
+"""Models that are made in one place and loaded in another: adapters and their bases, converted `.gguf` files."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+from reasonrl.errors import UsageError
+from reasonrl.models import adapters, gguf
+from reasonrl.models.policy import BUNDLED, load_policy, load_tokenizer
+from reasonrl.models.verifier import load_verifier, new_verifier
+from reasonrl.planning import shapes
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A model's directory as a user types it: from the directory in which it is."""
+    shutil.copytree(BUNDLED["tiny"], tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    return "base"
+
+
+def test_an_adapter_is_loaded_from_anywhere(base, tmp_path, monkeypatch):
+    policy = load_policy(base, device="cpu")
+    adapters.save(adapters.add_lora(policy, 2, "CAUSAL_LM", 0), policy, "lora")
+    verifier = new_verifier(base, device="cpu")
+    adapters.save(adapters.add_lora(verifier, 2, "TOKEN_CLS", 0), verifier, "judge")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert load_policy("../lora", device="cpu").context == policy.context
+    assert load_verifier("../judge", device="cpu").model.config.num_labels == 1
+    assert shapes.of_model("../lora") == shapes.of_model("tiny")
+    about = json.loads(Path("../lora/adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == os.path.realpath("../base")
+    shutil.move("../base", "../gone")
+    with pytest.raises(UsageError, match=r"^\.\./lora is an adapter, and its base cannot be loaded: .*/base: no such"):
+        load_tokenizer("../lora")
+
+
+def test_an_adapter_remembers_a_model_of_a_hub_by_its_id(tmp_path):
+    config = SimpleNamespace(base_model_name_or_path="somebody/model")
+    saved = SimpleNamespace(save_pretrained=lambda directory: None)
+    model = SimpleNamespace(peft_config={"default": config}, save_pretrained=saved.save_pretrained)
+    adapters.save(model, SimpleNamespace(directory="somebody/model", tokenizer=saved), tmp_path)
+    assert config.base_model_name_or_path == "somebody/model"
+
+
+@pytest.mark.parametrize("meanwhile", ["from_pretrained", "save_pretrained"])
+def test_two_shards_convert_one_file_at_a_time(tmp_path, monkeypatch, meanwhile):
+    """The other process begins, and ends, while this one reads the weights or has written the first of its files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    policy = load_policy("tiny", device="cpu")
+    real, found = policy.tokenizer.save_pretrained, []
+
+    def other_process(when):
+        if when == meanwhile and not found:
+            found.append(None)
+            found.append(gguf.converted(str(tmp_path / "model.gguf")))
+
+    def read(*words, **more):
+        other_process("from_pretrained")
+        return policy.model
+
+    def write(directory):
+        other_process("save_pretrained")
+        return real(directory)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *words, **more: policy.tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
+    monkeypatch.setattr(policy.tokenizer, "save_pretrained", write)
+    ours = gguf.converted(str(tmp_path / "model.gguf"))
+    assert found[1:] == [ours] and os.listdir(tmp_path / "cache" / "reasonrl" / "gguf") == [Path(ours).name]
+    monkeypatch.undo()
+    again = load_policy(ours, device="cpu")
+    assert torch.equal(again.model.get_input_embeddings().weight, policy.model.get_input_embeddings().weight)
