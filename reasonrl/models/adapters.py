@@ -1,6 +1,7 @@
 """LoRA adapters (Hu et al. 2021, arXiv 2106.09685): putting one on a model, and saving it so that it loads again."""
 
 import copy
+import os
 from pathlib import Path
 
 import torch
@@ -37,8 +38,15 @@ def on_layers(
 
 def save(model: nn.Module, policy: Policy, directory: str | Path, *, goes_on: bool = False) -> None:
     """Weights and tokenizer into `directory`. An adapter trained on a merged adapter is merged too: its base exists
-    nowhere else. `goes_on`: training does, so it is a copy that is merged."""
+    nowhere else. `goes_on`: training does, so it is a copy that is merged.
+
+    An adapter remembers where its base is: a directory by its absolute path, since it is loaded from anywhere; a model
+    of a hub by its id."""
     if hasattr(model, "merge_and_unload") and is_adapter(policy.directory):
         model = (copy.deepcopy(model) if goes_on else model).merge_and_unload()
+    for config in getattr(model, "peft_config", {}).values():
+        base = config.base_model_name_or_path
+        if base and os.path.isdir(base):
+            config.base_model_name_or_path = os.path.realpath(base)
     model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)

@@ -125,7 +125,11 @@ def base_of(directory: str) -> str:
     """The base model of an adapter directory; any other model is its own base."""
     if not is_adapter(directory):
         return directory
-    return locate(json.loads(Path(directory, "adapter_config.json").read_text())["base_model_name_or_path"])
+    base = json.loads(Path(directory, "adapter_config.json").read_text())["base_model_name_or_path"]
+    try:
+        return locate(base)
+    except UsageError as error:
+        raise UsageError(f"{directory} is an adapter, and its base cannot be loaded: {error}") from None
 
 
 def load_tokenizer(name: str) -> Policy:

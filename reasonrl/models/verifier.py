@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from reasonrl import jsonl
 from reasonrl.errors import UsageError
-from reasonrl.models.policy import Policy, load_policy, load_tokenizer, load_weights, locate
+from reasonrl.models.policy import Policy, base_of, load_policy, load_tokenizer, load_weights, locate
 
 
 def is_verifier(directory: str) -> bool:
@@ -80,9 +80,9 @@ def _one_logit(config: PreTrainedConfig) -> None:
 
 
 def _load_adapter(directory: str, **options: Any) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    base = locate(PeftConfig.from_pretrained(directory).base_model_name_or_path)
+    base = base_of(directory)
     config = AutoConfig.from_pretrained(base)
     _one_logit(config)
     model = AutoModelForTokenClassification.from_pretrained(base, config=config, **options)
