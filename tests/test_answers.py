@@ -74,6 +74,31 @@ BOTH = [  # text, what both readings find
     ("#### " + "9" * (MAX_DIGITS + 1), None),
     ("#### 1e99", None),
     ("####½", None),
+    (r"The answer is \boxed{18}. Check: 18 / 2 = 9.", "18"),  # nothing behind the box
+    (r"\boxed{42}, where x = 6", "42"),
+    (r"\boxed{3 + 4 = 7}", "7"),
+    (r"\boxed{18", "18"),
+    ("The answer is 18. Check: 18 / 2 = 9.", "18"),  # nothing behind a number that stands alone
+    ("The answer is 18. (20 - 18 = 2 left over)", "18"),
+    ("#### 18 (20 - 18 = 2 left over)", "18"),
+    ("#### $1,234, for 1,200 + 34 = 1,234", "1234"),
+    ("#### 2 (3 + 4) = 14", "14"),
+    ("A: 5 + 3 = 8. 8 * 2 = 16.", "16"),
+    ("A: On day 5 he has 3 * 4 = 12", "12"),
+    ("#### 18 = 9 * 2", "18"),
+    ("#### 20 - 2 = 18", "18"),
+    ("#### 6/4 = 1.5", "1.5"),
+    ("#### - 5", "-5"),
+    ("#### -$ 5", "-5"),
+    ("#### –5", "-5"),
+    ("#### x = - 5", "-5"),
+    ("#### 9 - 5", "9"),
+    (r"\boxed{-\$5}", "-5"),
+    (r"\boxed{\frac{-1}{2}}", "-0.5"),
+    (r"\boxed{\frac{1}{-2}}", "-0.5"),
+    (r"\boxed{\frac{1,000}{4}}", "250"),
+    ("#### 7\n#### Step 3: check\nIt fits.", "7"),  # a heading is no mark
+    ("#### Ratio 3:4", "3"),
     ("#### ５", None),  # digits of other scripts are no digits to us
 ]
 FLEXIBLE_ONLY = [
@@ -83,6 +108,9 @@ FLEXIBLE_ONLY = [
     ("half of it, 1/2", "0.5"),
     ("#### none\nso 3", "3"),
     ("between 5-7", "7"),
+    ("between 5 – 7", "7"),
+    ("#### Step 3: total", "3"),
+    ("#### **Part 2:** 5", "5"),
 ]
 
 
@@ -157,6 +185,11 @@ def test_equal_rationals_have_one_spelling_and_it_spells_itself(value):
     for way in spellings(value):
         for text in (f"so\n#### {way}", f"A: {way}", f"\\boxed{{{way}}}", f"the answer is {way}."):
             assert extract(text) == answer
+
+
+@pytest.mark.parametrize("answer", ["- 5", "-$ 5", "–5", "-\\$5"])
+def test_a_problem_s_answer_is_read_with_the_signs_of_a_solution_s(answer):
+    assert canonical(answer) == extract(f"#### {answer}") == "-5"
 
 
 @given(numbers, numbers)

@@ -1,9 +1,10 @@
 r"""Reading the final answer of a solution, and comparing answers as numbers.
 
 A *marked* answer follows `####`, `A:` at the start of a line, `\boxed{`, or "the answer is" (also "answer:"). Where
-several are marked the last one that holds a number counts; `#### 3 + 4 = 7` reads as 7. The strict reading wants a
-marked answer. The flexible one falls back to the last number of the text, which a model can game, and which is why
-both verdicts stand in a scored record.
+several are marked the last one that holds a number counts: 7 of `#### 3 + 4 = 7` and of `#### 7. Check: 7 - 4 = 3`.
+Nothing behind the closing brace of a box is read, and a heading (`#### Step 3: …`) marks nothing. The strict reading
+wants a marked answer. The flexible one falls back to the last number of the text, which a model can game, and which is
+why both verdicts stand in a scored record.
 
 Numbers may carry a sign, thousands separators, a currency sign, decimals, an exponent, a fraction (`3/4`, `1 1/2`,
 `\frac{3}{4}`, `1\frac12`), units and a percent sign. Units and percent signs are dropped, not converted: 50% is 50.
@@ -16,18 +17,33 @@ from fractions import Fraction
 from functools import lru_cache
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\[,!])[0-9]{3})+(?![0-9])|[0-9]+)"  # also LaTeX's 1{,}234 and 1\,234
+_PART = rf"[ ]?[-−–]?{_DIGITS}[ ]?"  # of a \frac
 _NUMBER = (
-    r"(?P<sign>(?<![0-9)\w])[-−+])?[$€£¥]?(?P<inner>(?<![0-9)\w])[-−])?"
-    r"(?:(?:(?P<units>[0-9]+)[ ]?)?\\[dt]?frac(?:\{(?P<top>[0-9]+)\}\{(?P<bottom>[0-9]+)\}|(?P<t>[0-9])(?P<b>[0-9]))"
+    r"(?P<sign>(?<![0-9)\w])[-−–+])?[$€£¥]?(?P<inner>(?<![0-9)\w])[-−–])?"
+    r"(?:(?:(?P<units>[0-9]+)[ ]?)?\\[dt]?frac"
+    rf"(?:\{{(?P<top>{_PART})\}}\{{(?P<bottom>{_PART})\}}|(?P<t>[0-9])(?P<b>[0-9]))"
     r"|(?P<whole>[0-9]+)[ ]+(?P<over>[0-9]+)/(?P<under>[0-9]+)"
     rf"|(?P<plain>(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?![0-9]))?)"
     r"(?:[ ]?/[ ]?(?P<divisor>[0-9]+(?:\.[0-9]+)?))?)"
 )
+# A minus sign apart from its number: `- 5`, `-\$5`, `-$ 5`. Only where an answer begins: in `9 - 5` it is no sign.
+_APART = r"[ :*$(]{0,8}(?P<apart>[-−–])[ ]?(?:\\?[$€£¥][ ]?)?(?=[0-9.\\])"
 _MARK = re.compile(r"####|^A:|\\boxed\{|(?i:\banswer(?:\s+is|\s*:))", re.MULTILINE)
-_AFTER_MARK = re.compile(rf"(?:[^\n]{{0,200}}=)?[^0-9\n]{{0,40}}?{_NUMBER}")
+_HEADING = re.compile(
+    r"#{0,2}[ ]{0,3}\*{0,2}(?:[A-Za-z]{1,20}[ ]{1,3}[0-9]{1,3}\*{0,2}:(?![0-9])|(?i:step)[ ]{1,3}[0-9])"
+)
+_AFTER_MARK = re.compile(rf"(?:[^\n]{{0,200}}=)?(?:{_APART}|[^0-9\n]{{0,40}}?){_NUMBER}")
+# A number that is the answer although an equation follows: `18. Check: …`, `18 (20 - 18 = 2 left)`, `18 = 9 * 2`.
+_ALONE = re.compile(
+    rf"(?:{_APART}|[^\w\n=]{{0,20}}?){_NUMBER}\\?%?[*$)]{{0,3}}"
+    r"(?:[.,][ ]|[ ]\([^()\n]{0,200}=|[ ]?=[^=\n]{0,100}[0-9][ ]?[-+*x×][ ]?[$(]?[0-9])"
+)
 _PLAIN_LAST_LINE = re.compile(r"(?:####|A:) ?(0|[1-9][0-9]{0,17})")
 _ANY = re.compile(_NUMBER)
-_SEPARATOR = re.compile(r"[,{}\\!]")
+_BARE = re.compile(_APART + _NUMBER)
+_BRACE = re.compile(r"[{}]")
+_SEPARATOR = re.compile(r"[,{}\\! ]")
+_MINUS = ("-", "−", "–")
 
 MAX_MARKS = 16  # looked at from the end; together with the bounds in the patterns, no text can hang the reader
 MAX_DIGITS = 60  # a longer "number" is noise, and exact arithmetic on it would not be bounded
@@ -39,7 +55,12 @@ def extract(text: str, flexible: bool = False) -> str | None:
     if plain:  # how most solutions end, read the quick way
         return plain[1]
     for mark in list(_MARK.finditer(text))[: -MAX_MARKS - 1 : -1]:
-        found = _AFTER_MARK.match(text, mark.end())
+        place, end = mark.end(), len(text)
+        if mark[0] == "####" and _HEADING.match(text, place):
+            continue
+        if mark[0] == "\\boxed{":
+            end = _end_of_box(text, place)
+        found = _ALONE.match(text, place, end) or _AFTER_MARK.match(text, place, end)
         if found and (answer := _read(found)) is not None:
             return answer
     if flexible:
@@ -52,7 +73,7 @@ def extract(text: str, flexible: bool = False) -> str | None:
 @lru_cache(maxsize=1 << 16)
 def canonical(answer: str) -> str | None:
     """A bare answer, such as a problem's `answer` field, in canonical form; None if it holds no number."""
-    found = _ANY.search(answer)
+    found = _BARE.match(answer) or _ANY.search(answer)
     return _read(found) if found else None
 
 
@@ -63,6 +84,16 @@ def spelled(answer: str) -> str:
     return (_read(found) if found else None) or answer
 
 
+def _end_of_box(text: str, start: int) -> int:
+    """Where the brace closes that opened before `start`; the end of the text if that is out of sight."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + 400):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return brace.start()
+    return len(text)
+
+
 def _read(found: re.Match) -> str | None:
     """The canonical spelling of a number that `_NUMBER` found; None if it divides by zero or is absurdly long."""
     part = found.groupdict()
@@ -71,7 +102,7 @@ def _read(found: re.Match) -> str | None:
     top, bottom = part["top"] or part["t"], part["bottom"] or part["b"]
     try:
         if top:
-            value = int(part["units"] or 0) + Fraction(int(top), int(bottom))
+            value = int(part["units"] or 0) + Fraction(_whole(top), _whole(bottom))
         elif part["whole"]:
             value = int(part["whole"]) + Fraction(int(part["over"]), int(part["under"]))
         else:
@@ -81,9 +112,15 @@ def _read(found: re.Match) -> str | None:
                 value /= Fraction(part["divisor"])
     except ZeroDivisionError:
         return None
-    negative = (part["sign"] in ("-", "−")) ^ (part["inner"] is not None)
+    negative = (part["sign"] in _MINUS) ^ (part["inner"] is not None) ^ (part.get("apart") is not None)
     answer = _spell(-value if negative else value)
     return answer if len(answer) <= MAX_DIGITS else None
+
+
+def _whole(part: str) -> int:
+    """A part of a fraction: digits with separators, and perhaps a sign."""
+    part = _SEPARATOR.sub("", part)
+    return -int(part[1:]) if part[0] in _MINUS else int(part)
 
 
 def _spell(value: Fraction | int) -> str:
