@@ -95,6 +95,12 @@ def test_own_ids_are_scored_as_they_were_drawn(verifier, encode):
     assert encode(drawn | {"tokenizer": "another"}).ids[-len(odd) :] != odd
 
 
+def test_an_edited_text_is_scored_as_it_stands(verifier, encode):
+    ids = [*verifier.encode_completion("1 + 1 = 3\n#### 3"), verifier.eos_id]
+    edited = record("1 + 1 = 2\n#### 2")
+    assert encode(edited | {"completion_ids": ids, "tokenizer": verifier.tokenizer_hash}).ids == encode(edited).ids
+
+
 def test_what_cannot_be_scored(encode):
     with pytest.raises(RecordError, match="do not fit"):
         encode(record("word " * 600))

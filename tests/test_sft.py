@@ -86,6 +86,21 @@ def test_own_ids_are_learnt_as_they_were_drawn(policy):
     assert learnt(policy, elsewhere) == policy.encode_completion(text)
 
 
+@pytest.mark.parametrize("finish", ["eos", "length", "stop"])
+def test_an_edited_text_is_learnt_as_it_stands(policy, finish):
+    ids, edited = policy.encode_completion("So 2 + 2 = 5.\n#### 5"), "So 2 + 2 = 4.\n#### 4"
+    end = [policy.eos_id] * (finish != "length")
+    record = sample_record(policy, edited, finish, ids + end * (finish == "eos"))
+    assert learnt(policy, record) == policy.encode_completion(edited) + end
+
+
+def test_a_character_cut_at_the_last_token_is_learnt_as_it_was_drawn(policy):
+    ids = policy.encode_completion("7 é")[:-1]
+    text = policy.decode([ids])[0]
+    assert text.endswith("\ufffd") and policy.encode_completion(text) != ids
+    assert learnt(policy, sample_record(policy, text, "length", ids)) == ids
+
+
 def test_the_stop_string_is_not_learnt(policy):
     ids = policy.encode_completion("#### 4\n\nQuestion:")
     record = sample_record(policy, "#### 4\n", "stop", ids)

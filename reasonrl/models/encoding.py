@@ -20,8 +20,9 @@ def prompt_text(record: Record, form: PromptForm, tokenizer: Any) -> str:
 def completion_ids(record: Record, policy: Policy, tokenizer_hash: str) -> list[int]:
     """Token ids of a sample's completion, with EOS if it ended and without if it ran out of tokens.
 
-    A sample's own ids are used when this tokenizer made them (decoding and encoding again may give others). Raises
-    RecordError if the completion is no text or its ids are no ids.
+    A sample's own ids are used when this tokenizer made them (decoding and encoding again may give others) and they
+    still spell the text, which somebody may have edited. Raises RecordError if the completion is no text or its ids
+    are no ids.
     """
     need_text(record, "completion")
     text, finish = record["completion"], record.get("finish", "stop")
@@ -30,6 +31,8 @@ def completion_ids(record: Record, policy: Policy, tokenizer_hash: str) -> list[
         raise RecordError('field "completion_ids" is not a list of token ids')
     if ids and finish == "stop":
         ids = _without_stop_string(ids, text, policy)
+    elif ids and policy.decode([ids])[0] != text:
+        ids = None
     ids = list(ids) if ids else policy.encode_completion(text)
     if finish != "length" and ids[-1:] != [policy.eos_id]:
         if ids[-1:] and ids[-1] in policy.eos_ids:
