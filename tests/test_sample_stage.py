@@ -57,6 +57,30 @@ def test_shards_together_are_the_whole():
     assert sum(together[key] == whole[key] for key in whole) >= 19  # rounding may tip one
 
 
+def test_a_shard_beyond_the_problems_is_empty(tmp_path):
+    problems = b"".join(b'{"id": "x/%d", "question": "1 + 1?", "answer": "2"}\n' % n for n in range(2))
+    for more in ((), ("--shots", 2), ("--dry-run",)):
+        done = sample("--shard", "3/8", *more, stdin=problems)
+        assert (done.stdout, done.stderr.count(b"\n")) == (b"", 1) and b"no problem falls to --shard 3/8" in done.stderr
+    out = tmp_path / "shard3.jsonl"
+    for _ in range(2):
+        sample("--shard", "3/8", "--resume", "-o", out, stdin=problems)
+        assert out.read_bytes() == b"" and json.loads((tmp_path / "shard3.jsonl.meta.json").read_text())["finished"]
+
+
+def test_new_samples_have_nothing_of_an_older_completion():
+    said = {
+        "condition": "[GOOD]", "logprobs": [0.0], "correct": True, "correct_strict": True, "correct_flexible": True,
+        "extracted": "7", "rewards": {"orm": 1}, "reward": 1, "step_rewards": {"dense": [1]},
+        "step_values": {"mc": [1]}, "start_value": {"mc": 1}, "labels": ["[GOOD]"], "cost": {"tokens": 1},
+    }  # fmt: skip
+    problem = {"id": "x/1", "question": "3 + 4?", "answer": "7", "mine": 1}
+    for old in (said | {"completion": "#### 7", "completion_ids": [1], "finish": "eos", "k": 5}, said):
+        (new,) = records(sample("--max-tokens", 2, stdin=json.dumps(problem | old).encode()))
+        assert new["completion"] != "#### 7" and new["k"] == 0 and new | problem == new
+        assert said.keys() & new.keys() == (set() if "completion" in old else said.keys())  # a problem keeps its own
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_and_resumed_loses_nothing_and_repeats_nothing(tmp_path, how):
     line = ["--task", "mini", "--limit", "240", "--k", "4", "--max-tokens", "64", "--batch-tokens", "2500"]

@@ -63,11 +63,23 @@ def cut_at_stop(text: str, stop: Iterable[str]) -> str:
     return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))]
 
 
+# What a sample has and a problem has not, but for what `to_record` writes anew. docs/records.md says what they are.
+OF_SAMPLES = frozenset({
+    "condition", "logprobs", "correct", "correct_strict", "correct_flexible", "extracted", "reward", "rewards",
+    "step_rewards", "step_values", "start_value", "labels", "cost",
+})  # fmt: skip
+
+
 def to_record(
     problem: Record, k: int, asked: Record, completion: Completion, fixed: Record, logprobs: bool = False
 ) -> Record:
     """The sample record of a problem's k-th completion. asked: what stands in the prompt's fields. fixed: the fields
-    that all samples of a run have in common."""
+    that all samples of a run have in common.
+
+    A problem that is itself a sample leaves behind what was said of its completion; one that is none keeps all fields.
+    """
+    if "completion" in problem:
+        problem = {name: value for name, value in problem.items() if name not in OF_SAMPLES}
     record = {**problem, "k": k, **asked}
     record |= {
         "completion": completion.text,

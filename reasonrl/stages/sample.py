@@ -104,6 +104,13 @@ def sample(
     if top_p == 0:
         raise UsageError("--top-p 0 leaves nothing to draw from; --temperature 0 is greedy")
     chosen, readers = source.problems(problems or [], task, split, limit, path=path, shard=flags.parse_shard(shard))
+    if not chosen:
+        console.log(f"no problem falls to --shard {shard}: the output is empty")
+        if not dry_run:
+            with provenance.open_output(output, force=force, resume=resume) as out:
+                out.reads(readers)
+                out.counts = {"problems": 0, "tokens": 0, "truncated": 0}
+        return
     shown = exemplars.pick(shots, task, chosen, path, seed)
     draw = {"k": k, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
 
