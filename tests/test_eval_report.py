@@ -87,6 +87,34 @@ def test_unequal_numbers_of_samples_are_told(sh):
     assert max(m["k"] for m in done.records[0]["metrics"]) == 2
 
 
+def test_a_sample_that_came_in_before_is_refused(sh, tmp_path):
+    made = {"seed": 0, "model": "m", "top_p": 1.0, "prompt_hash": "p"}
+    (tmp_path / "greedy.jsonl").write_bytes(lines(*(record | made for record in GREEDY)))
+    for n, name in enumerate("ab"):
+        (tmp_path / f"shard{n}.jsonl").write_bytes(lines(*answers(name, "12", **made)))
+    assert sh("reasonrl eval greedy.jsonl shard0.jsonl shard1.jsonl").records[0]["samples"] == 4
+    for files, place in {
+        "shard0.jsonl shard1.jsonl shard0.jsonl": "shard0.jsonl:1",
+        "greedy.jsonl greedy.jsonl": "greedy.jsonl:1",
+    }.items():
+        done = sh(f"reasonrl eval {files}")
+        assert (done.code, done.out, done.err.count("\n")) == (1, b"", 1)
+        assert done.err.startswith(f"reasonrl eval: {place}: sample k = 0 of 'a' came in before")
+    others = [made | change for change in ({"seed": 1}, {"model": "n"}, {"top_p": 0.9}, {"prompt_hash": "q"}, {})]
+    more = [record for other in others for record in answers("a", "12", **other)]
+    more += [*answers("a", "12", condition="[BAD]", **made), *answers("a", "12", temperature=0.5, **made)]
+    assert sh("reasonrl eval -q", stdin=lines(*more, *2 * answers("a", "12"))).records[0]["samples"] == 18
+
+
+def test_samples_of_several_models_are_told(sh):
+    of = {name: [scored("a", k, "1", model=name, seed=0) for k in range(2)] for name in "mn"}
+    greedy = scored("a", 0, "1", temperature=0, seed=0, model="n")
+    assert "models" not in sh("reasonrl eval", stdin=lines(*of["m"], greedy)).err
+    done = sh("reasonrl eval", stdin=lines(*of["m"], *of["n"], greedy, greedy | {"model": "o"}))
+    assert "warning: sampled records are of 2 models and count as one: m, n\n" in done.err
+    assert "warning: greedy records are of 2 models and count as one: n, o\n" in done.err and done.code == 0
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -19,6 +19,9 @@ Label = Annotated[
     ),
 ]
 
+# What tells a sample from others; the prompt's hash stands for exemplars and form.
+SAMPLE = ("id", "k", "seed", "model", "temperature", "top_p", "condition", "prompt_hash")
+
 OWN_FIELDS = {
     "metrics",
     "questions",
@@ -59,6 +62,8 @@ def eval_(
     sampled: dict[str, list[stats.Judged]] = {}
     chains: dict[str, dict[str, bool]] = {}
     unparseable = truncated = total = 0
+    seen: set[int] = set()
+    models: dict[str, dict[str, None]] = {"greedy": {}, "sampled": {}}
 
     def visit(record: Record, _: bytes) -> None:
         nonlocal unparseable, truncated, total
@@ -69,6 +74,16 @@ def eval_(
             raise RecordError('no verdict in field "correct" (pass the samples through `reasonrl score` first)')
         if type(record.get("extracted")) not in (str, type(None)):
             raise RecordError('field "extracted" is neither a string nor null')
+        if "k" in record and "seed" in record:  # records made by hand may lack them, and may then be alike
+            # 64 bits of a keyed hash stand for the sample, as in `filter`.
+            key = hash(jsonl.dumps([record.get(name) for name in SAMPLE]))
+            if key in seen:
+                raise RecordError(
+                    f"sample k = {record['k']} of {record['id']!r} came in before (is a file given twice, or a shard?)"
+                )
+            seen.add(key)
+        if type(record.get("model")) is str:
+            models["greedy" if record["temperature"] == 0 else "sampled"][record["model"]] = None
         judged = stats.Judged(record.get("extracted"), record["correct"], rewards_of(record).get("orm"))
         total += 1
         unparseable += judged.extracted is None
@@ -93,6 +108,9 @@ def eval_(
         counts = sorted({len(group) for group in sampled.values()})
         if len(counts) > 1:
             console.warn(f"questions have {counts[0]} to {counts[-1]} samples each; metrics go up to k = {counts[0]}")
+        for kind, names in models.items():
+            if len(names) > 1:
+                console.warn(f"{kind} records are of {len(names)} models and count as one: {', '.join(names)}")
         found = len(chains) or 1
         out.write(
             labels
