@@ -1,0 +1,100 @@
+"""The arithmetic of `reasonrl plan`: parameters, bytes and seconds by hand, and the numbers it shares with stages."""
+
+import pytest
+
+from reasonrl.planning import commands, devices, shapes
+from reasonrl.planning.devices import Draw, Engine
+from reasonrl.planning.world import LENGTHS, PROBLEMS
+
+
+def test_parameters_are_those_of_the_published_models():
+    count = lambda name: shapes.of_model(name).parameters
+    assert count("meta-llama/Llama-2-7b-hf") == 6_738_415_616
+    assert count("meta-llama/Llama-2-13b-hf") == 13_015_864_320
+    assert count("HuggingFaceTB/SmolLM2-135M-Instruct") == 134_515_008 == devices.SMOLLM2
+    assert count("tiny") == 672_384 == devices.TINY and count("runs/tiny/tiny-small/tiny") == 241_984
+
+
+def test_parameters_of_a_model_are_counted_as_torch_counts_them():
+    from reasonrl.models import adapters
+    from reasonrl.models.policy import load_policy
+
+    policy, shape = load_policy("tiny"), shapes.of_model("tiny")
+    assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
+    learnt = adapters.add_lora(policy, 8, "CAUSAL_LM", 0)
+    assert shape.adapter_parameters(8) == sum(p.numel() for p in learnt.parameters() if p.requires_grad)
+
+
+def test_key_value_bytes_and_training_memory_by_hand():
+    llama, gpu = shapes.of_model("Llama-2-7b"), devices.device("h100")
+    assert llama.kv_bytes(2) == 2 * 32 * 4096 * 2
+    assert shapes.of_model("smollm2").kv_bytes(4) == 2 * 30 * 3 * 64 * 4
+    # 16 bytes a parameter do not fit 80 GB; a LoRA adapter of rank 64 does
+    activations = gpu.activation_memory(llama, 4096, True)
+    assert gpu.learning_memory(llama, 0) > 80e9 > gpu.learning_memory(llama, 64) + activations
+
+
+def test_a_gpu_decodes_faster_with_more_rows_and_is_bounded_by_its_memory():
+    llama, gpu = shapes.of_model("Llama-2-7b"), devices.device("a100")
+    vllm = Engine(True, 2, 2 * llama.parameters)
+    draw = lambda count: Draw(count, prompt=100, tokens=100, longest=256, most=256)
+    per_token = lambda count: gpu.generate(llama, draw(count), 1.0, vllm) / count
+    assert per_token(1) > 10 * per_token(64) > 10 * per_token(512) / 2
+    assert gpu.rows(llama, draw(10**6), vllm) < 0.9 * 80e9 / llama.kv_bytes(2) / 200
+
+
+def test_the_engine_in_process_keeps_room_for_the_longest_and_waits_for_it():
+    smollm2, gpu = shapes.of_model("smollm2"), devices.device("h100")
+    engine = Engine(False, 4, 10e9)  # weights of which 10 GB are on the device
+    draw = lambda count, longest=256: Draw(count, prompt=100, tokens=50, longest=longest, most=256)
+    rows = int(0.5 * 70e9 / (smollm2.kv_bytes(4) + 16 * 49152 / 64) / 356)
+    assert gpu.rows(smollm2, draw(10**6), engine) == rows
+    assert gpu.rows(shapes.of_model("tiny"), Draw(10**6, 50, 20, 64, 64), engine) == 65_535
+    seconds = lambda *asked: gpu.generate(smollm2, draw(*asked), 1.0, engine)
+    launching = 256 * 30 * devices.FORWARD_LAUNCH
+    assert launching < seconds(rows) < seconds(rows, 300) and 2 * launching < seconds(rows + 1)
+    assert seconds(512) == pytest.approx(launching, rel=0.01)  # 512 rows or one: nothing but launches
+    full = Engine(False, 4, 81e9)  # what does not fit takes the time of a device that had room
+    assert gpu.rows(smollm2, draw(512), full) == 1 and gpu.generate(smollm2, draw(512), 1.0, full) == seconds(512)
+
+
+def test_the_planner_has_the_numbers_of_the_engine_and_the_trainers():
+    """It may not import torch, so it has them a second time."""
+    from reasonrl.sampling import hf
+    from reasonrl.training import labelling
+
+    names = ("CPU_MEMORY", "MOST_TOKENS", "GPU_SHARE", "MOST_ROWS")
+    assert [getattr(devices, name) for name in names] == [getattr(hf, name) for name in names]
+    assert devices.PREFILL == hf.PREFILL_TOKENS and commands.SLICE == labelling.ROWS
+
+
+def test_the_presets_are_those_of_the_trainers():
+    """The planner may not import torch, so it has the trainers' defaults a second time."""
+    from reasonrl.training import likelihood, orm, ppo
+
+    settings = ppo.Settings()
+    assert commands.PRESETS["ppo"]["paper"] == (settings.samples, settings.batch_size, settings.k, settings.epochs)
+    for stage, module in (("sft", likelihood), ("rcrl", likelihood), ("orm", orm)):
+        assert commands.PRESETS[stage]["paper"] == (module.Settings().epochs, module.Settings().batch_size)
+
+
+def test_lengths_are_those_of_the_bundled_model():
+    """Tokens of prompts and references of mini, as the tokenizer of `tiny` counts them."""
+    from statistics import mean
+
+    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.tasks import source
+    from reasonrl.tasks.prompts import PromptForm
+
+    policy, problems = load_tokenizer("tiny"), list(source.task_problems("mini", "test"))
+    prompts = mean(len(policy.encode_prompt(PromptForm().render(one["question"]))) for one in problems)
+    references = mean(len(policy.encode_completion(one["reference"])) + 1 for one in problems)
+    assert LENGTHS["mini", "tiny"] == pytest.approx((prompts, references), rel=0.01)
+
+
+def test_problems_are_counted_as_the_tasks_have_them(data):
+    from reasonrl.tasks import source
+
+    for task, (train, test) in PROBLEMS.items():
+        for split, count in (("train", train), ("test", test)):
+            assert sum(1 for _ in source.task_problems(task, split, None if task == "mini" else str(data))) == count
