@@ -76,3 +76,10 @@ def test_a_preset_with_one_size_says_so(recipe, tmp_path):
     assert done.returncode == 0 and done.stderr.count("\n") == 1 and "preset smollm2 has one size" in done.stderr
     assert "tiny" not in done.stdout
     assert not recipe("figure_model_size", PLAN="lines").stderr
+
+
+def test_an_empty_orm_is_one_that_the_recipe_makes(recipe):
+    trained = lambda **settings: recipe("table1", CELLS="ei-orm", PLAN="lines", **settings).stdout.count(
+        "\nreasonrl orm "
+    )
+    assert (trained(), trained(ORM_SFT="")) == (0, 1)

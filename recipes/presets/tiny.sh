@@ -20,8 +20,8 @@
 : "${ROUNDS:=2}"                    # the paper's peak
 : "${PER_QUESTION:=4}"
 : "${EI_SFT:=}"
-: "${ORM_SFT:=tiny-orm}"            # the bundled one; '': made by the recipe from ORM_LIMIT × ORM_K samples, and worse (docs/tables.md)
-: "${ORM_PRETRAINED:=tiny-orm}"     # it knows tiny's samples
+: "${ORM_SFT=tiny-orm}"             # the bundled one; ORM_SFT='': made by the recipe from ORM_LIMIT × ORM_K samples, and worse (docs/tables.md)
+: "${ORM_PRETRAINED=tiny-orm}"      # it knows tiny's samples
 : "${ORM_LIMIT:=3000}" "${ORM_K:=8}"
 : "${ORM:=--held-out 0.05}"
 : "${PPO_SAMPLES:=24576}" "${PPO_BATCH:=512}" "${PPO_KEEP:=16}" # as in recipes/ppo.sh
