@@ -1,7 +1,6 @@
 """PPO in one process: what is learnt from a rollout. Named after what went wrong for users elsewhere."""
 
 from collections import Counter
-from contextlib import closing
 from itertools import islice
 
 import pytest
@@ -400,33 +399,8 @@ def test_completions_too_long_for_the_verifier_are_foreseen(policy):
         collect.check(PROBLEMS)
 
 
-def test_a_completion_that_the_verifier_cannot_read_whole_earns_nothing_and_ends_nothing(capsys):
-    judge = Judge(choices(["orm"], []), Means(device="cpu"), False)
-    judge.rewards[0].verifier.context = 90
-    said = ["#### 1", "word " * 100, "#### 2"]
-    judged = judge([problem | {"completion": text} for problem, text in zip(PROBLEMS, said, strict=False)])
-    assert [one.reward > 0 for one in judged] == [True, False, True]
-    assert judged[1].rewards == {"orm": 0}
-    assert capsys.readouterr().err.count("context of 90") == 1
-
-
-def test_a_reward_is_asked_for_no_more_records_than_it_takes(tmp_path):
-    (tmp_path / "own.py").write_text("def many(records):\n    return [len(records)] * len(records)\n")
-    judge = Judge(choices([f"{tmp_path}/own.py:many"], []), Means(), False)
-    with closing(judge):
-        judge.rewards[0].capacity = 3
-        assert [one.reward for one in judge([PROBLEMS[0] | {"completion": "x"}] * 7)] == [3] * 6 + [1]
-
-
 def test_rewards_are_calculated_in_their_own_precision_whatever_the_policy_is(policy):
     collect = collector(policy, completion(policy, "#### 1"), completion(policy, "Two.\n#### 2"), rewards=("orm",))
     plain = collect(PROBLEMS[:2], [0, 0]).scores()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(collect(PROBLEMS[:2], [0, 0]).scores(), plain)
-
-
-def test_a_reward_that_fails_is_told_with_the_sample(policy, tmp_path):
-    (tmp_path / "own.py").write_text("def broken(records):\n    raise ValueError('no')\n")
-    judge = Judge(choices([f"{tmp_path}/own.py:broken"], []), Means(), False)
-    with closing(judge), pytest.raises(Exception, match=r"mini/train/0.*own.py:broken"):
-        judge([PROBLEMS[0] | {"completion": "x"}])
