@@ -57,9 +57,9 @@ class Checkpoint:
         if force:
             self._refuse_foreign(self.path)
             return
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if _is_taken(self.path):
             raise UsageError(f"{output} exists; --resume keeps a finished checkpoint, --force overwrites it")
-        if (self.has_state or (self.partial / MARKER).exists()) and not resume:
+        if self.has_state and not resume:
             raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
         if self.has_state:
             provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
@@ -67,16 +67,16 @@ class Checkpoint:
     @staticmethod
     def _refuse_foreign(target: Path) -> None:
         """Raises UsageError where `target` holds something that is no checkpoint, which nobody meant to overwrite."""
-        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists()):
+        if _is_taken(target) and not (target / MARKER).exists():
             raise UsageError(
                 f"{target} is no checkpoint (no {MARKER} in it), so nothing overwrites it; remove it first"
             )
 
     @property
     def has_state(self) -> bool:
-        """Whether an interrupted run left something to go on from."""
+        """Whether an interrupted run left something to go on from, or all but the name."""
         states = (f"{name}/position.json" for name in (STATE, NEW_STATE))
-        return any((self.partial / name).exists() for name in (*states, LABELLED, f"{LABELLED}.partial"))
+        return any((self.partial / name).exists() for name in (*states, LABELLED, f"{LABELLED}.partial", MARKER))
 
     def open(self) -> None:
         """Makes the directory of the work in progress; without `resume`, or with nothing saved, an empty one. Once."""
@@ -157,6 +157,11 @@ class Checkpoint:
         save(aside)
         _mark(aside, about)
         _rename(aside, target)
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether there is something at `path` beyond an empty directory."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _mark(work: Path, about: dict[str, Any]) -> None:

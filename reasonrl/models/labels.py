@@ -90,7 +90,6 @@ def add_tokens(policy: Policy, labels: Labels) -> None:
             apart = known.std(0) * noise
             rows = torch.stack([known[end_of_line] + apart, known[end_of_line] - apart])
             embeddings.weight[new] = rows.to(embeddings.weight.dtype)
-    policy.__dict__.pop("_texts", None)
 
 
 def step_starts(pieces: Sequence[str]) -> list[int]:

@@ -204,8 +204,7 @@ def _by_layer(
         joined = [torch.cat([part[number][which] for part in parts]) for which in (0, 1)]
         for part in parts:
             part[number] = None
-        keys, values = joined if owners is None else [tensor[owners] for tensor in joined]
-        yield keys, values
+        yield tuple(joined if owners is None else [tensor[owners] for tensor in joined])
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,8 +296,8 @@ class _StopStrings:
     """
 
     def __init__(self, policy: Policy, stop: tuple[str, ...]):
-        tokenizer, self.stop = policy.tokenizer, stop
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = policy.tokenizer
+        self.stop = stop
         last = {text[-1] for text in stop} | {"\ufffd"}
         if " " in last:
             last.add("▁")
