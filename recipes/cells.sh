@@ -1,6 +1,7 @@
 # What the recipes of the tables and figures share: presets, cells that are made once, plans. Sourced, not run.
 #
 #   PRESET=tiny SEEDS="0 1 2" recipes/table1.sh     everything goes to runs/tiny; a second call makes what is missing
+#   JOBS=4 recipes/table1.sh                        four rows of a table at a time, with a log each
 #   PRESET=llama2-7b PLAN=1 recipes/table1.sh       runs nothing, and says what every command would cost; takes flags of `plan`
 #
 # Each setting of a preset may be given in the environment instead: LIMIT=100 PPO_SAMPLES=2048 recipes/table1.sh
@@ -23,7 +24,7 @@ case $PLAN in
   *) if [ -n "$PREPARE" ]; then "$here/$PREPARE" "$BASE"; fi ;;
 esac
 export REASONRL PLAN
-: "${EVAL_REWARD:=exact}"
+: "${EVAL_REWARD:=exact}" "${JOBS:=1}" "${ROW:=}" # ROW: this is one of the jobs of another call
 
 # What there will be to report: greedy answers always, pass@k only of samples, and a vote or a best one only of several
 table=(--metric maj@1) coverage=() ranked=exact
@@ -185,6 +186,40 @@ cell() { # CELL: a row of a table
   evaluate "$policy" cell="$title"
 }
 
+cells() { # CELL…: the rows of this seed, or those of CELLS
+  local rows=${CELLS:-$*} name jobs=() judge
+  if [ -n "$ROW" ]; then own_log "$rows"; fi
+  for name in $rows; do # RCRL starts from Expert Iteration's last policy: one job makes both
+    case $name in
+      ei) [[ " $rows " != *" rcrl "* ]] || name="ei rcrl" ;;
+      rcrl) [[ " $rows " != *" ei "* ]] || continue ;;
+    esac
+    jobs+=("$name")
+  done
+  if [ -z "$ROW$PLAN" ] && [ "$JOBS" -gt 1 ] && [ ${#jobs[@]} -gt 1 ]; then
+    if [[ $ranked == orm || $rows == *orm* ]]; then verifier; fi # the rows share it
+    printf '%s\n' "${jobs[@]}" | xargs -P "$JOBS" -I{} env ROW=1 SEEDS="$seed" CELLS={} OMP_NUM_THREADS="$(threads)" "$0" || {
+      echo "a row has failed; the same line goes on where the rows stopped" >&2
+      exit 1
+    }
+  fi
+  for name in $rows; do cell "$name"; done # after jobs nothing is left to make, and this collects the records
+}
+
+own_log() { # CELL…: what this job says goes to a log, but for where that is and how it ended
+  local log=$at/${1%% *}.log
+  row="seed $seed, $1" seen=$log # global, for the trap
+  echo "$row: $log" >&2
+  exec 3>&2 >> "$log" 2>&1
+  trap '[ $? = 0 ] && echo "$row: done" >&3 || echo "$row: failed: $(tail -n 1 "$seen") ($seen)" >&3' EXIT
+}
+
+threads() { # of each job, where the environment does not say: small models gain more from a second job than from a second thread
+  local share=$(($(getconf _NPROCESSORS_ONLN) / JOBS))
+  echo "${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}"
+}
+
 finish() { # TITLE FLAGS…: tables and plots from the records of metrics, and from nothing else
+  [ -z "$ROW" ] || return 0
   run report "${records[@]}" --title "$1, preset $PRESET" "${@:2}" --force -o "$RUNS/$report"
 }

@@ -25,7 +25,7 @@ set -euo pipefail
 : "${FIRST:=}"                      # more flags for the sampling of round 1, such as --shots 4
 : "${SFT:=}"                        # more flags for sft
 : "${EVAL:=1}"                      # 0: train only, no evaluation and no report
-: "${SEED:=0}"                       # of sampling and of training
+: "${SEED:=0}"                       # of sampling, 100 more each round, and of training
 : "${REASONRL:=reasonrl}" "${PLAN:=}"
 export TASK MAX_TOKENS SEED REASONRL # and what evaluate.sh beside this reads: EVAL_LIMIT, EVAL_PASS_LIMIT, EVAL_K
 
@@ -36,7 +36,7 @@ reading=() # a Python file reads its own answers
 
 run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
-sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --seed "$SEED" --resume "$@"; }
+sample() { run sample --task "$TASK" --max-tokens "$MAX_TOKENS" --resume "$@"; }
 
 evaluate() { # MODEL ROUND
   [ "$EVAL" = 1 ] || return 0
@@ -51,8 +51,9 @@ kept=()
 flags=$FIRST
 for round in $(seq "$ROUNDS"); do
   at="$OUT/round$round"
+  # A seed a round: with one for all, the k-th sample of a question would meet the same random numbers in every round.
   # shellcheck disable=SC2086
-  sample --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" $flags -o "$at.samples.jsonl"
+  sample --seed "$((SEED + 100 * (round - 1)))" --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" $flags -o "$at.samples.jsonl"
   run score "$at.samples.jsonl" "${reading[@]}" --reward "$REWARD" --resume -o "$at.scored.jsonl"
   run filter "$at.scored.jsonl" "${kept[@]}" --min-reward "$MIN_REWARD" --dedup equations \
     --per-question "$PER_QUESTION" --resume -o "$at.kept.jsonl"

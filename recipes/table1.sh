@@ -4,6 +4,6 @@
 
 for seed in $SEEDS; do
   from_sft "$TASK"
-  for name in ${CELLS:-sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl}; do cell "$name"; done
+  cells sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl
 done
 finish "Table 1: $TASK from an SFT start" "${table[@]}"

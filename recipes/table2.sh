@@ -4,6 +4,6 @@
 
 for seed in $SEEDS; do
   from_pretrained "$TASK"
-  for name in ${CELLS:-start ei ei-orm ppo ppo-dense ppo-orm}; do cell "$name"; done
+  cells start ei ei-orm ppo ppo-dense ppo-orm
 done
 finish "Table 2: $TASK from the pretrained model" "${table[@]}"

@@ -4,6 +4,6 @@
 
 for seed in $SEEDS; do
   from_sft svamp
-  for name in ${CELLS:-sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl}; do cell "$name"; done
+  cells sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl
 done
 finish "Table 3: svamp from an SFT start" "${table[@]}"

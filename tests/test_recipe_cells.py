@@ -83,3 +83,39 @@ def test_an_empty_orm_is_one_that_the_recipe_makes(recipe):
         "\nreasonrl orm "
     )
     assert (trained(), trained(ORM_SFT="")) == (0, 1)
+
+
+def test_jobs_make_every_row_once_and_the_report_as_rows_one_after_another_would(recipe, tmp_path):
+    made = lambda jobs: recipe("table1", JOBS=jobs, RUNS=f"runs{jobs}")
+    one, three = made("1"), made("3")
+    assert three.returncode == 0, three.stderr
+    last = lambda done: done.stderr.splitlines()[-1]
+    assert last(three).replace("runs3/", "runs1/") == last(one)
+    marks = lambda jobs: sorted(
+        line.split("\t")[0].removeprefix(f"runs{jobs}/") for line in (tmp_path / f"runs{jobs}/seconds.tsv").open()
+    )
+    assert marks("3") == marks("1")
+    # RCRL starts from Expert Iteration's last policy: one job makes both, and the log has them in that order
+    log = (tmp_path / "runs3/mini-sft/seed0/ei.log").read_text()
+    assert log.index("runs3/mini-sft/seed0/ei/round2 ") < log.index("reasonrl rcrl")
+    assert "seed 0, ei rcrl: done" in three.stderr.splitlines()
+
+
+def test_a_row_that_fails_leaves_the_others_and_its_log_says_why(recipe, tmp_path):
+    stage = tmp_path / "stage"
+    stage.write_text('#!/bin/sh\ncase "$*" in *ppo-dense*) echo out of luck >&2; exit 3;; esac\n')
+    stage.chmod(0o755)
+    done = recipe("table1", JOBS="2", REASONRL=str(stage), CELLS="ppo-dense ppo ei")
+    assert done.returncode == 1 and "a row has failed" in done.stderr.splitlines()[-1]
+    assert "seed 0, ppo-dense: failed: out of luck (runs/mini-sft/seed0/ppo-dense.log)" in done.stderr.splitlines()
+    assert {"seed 0, ppo: done", "seed 0, ei: done"} <= set(done.stderr.splitlines())
+    done = recipe("table1", JOBS="2", CELLS="ppo-dense ppo ei")
+    assert done.returncode == 0 and "report" in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_every_round_of_expert_iteration_draws_with_a_seed_of_its_own(recipe):
+    lines = recipe("table2", CELLS="ei", PLAN="lines", SEEDS="7", ROUNDS="3").stdout.splitlines()
+    seeds = [
+        line.split("--seed ")[1].split()[0] for line in lines if "reasonrl sample" in line and "--split" not in line
+    ]
+    assert seeds == ["7", "107", "207"]

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # The embedded default on two cores: tables 1 and 2 planned within 90 minutes each. Sources: tried here unless another is named.
 : "${DEVICE:=cpu2}"                 # what `plan` reckons with
+: "${JOBS:=$(getconf _NPROCESSORS_ONLN)}" # rows of a table at a time, a core each
 : "${TASK:=mini}"                   # of tables 1 and 2 and the figures; table 3 is always svamp
 : "${BASE:=tiny}"
 : "${PREPARE:=}"                    # a recipe beside this that makes BASE
