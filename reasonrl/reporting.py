@@ -1,12 +1,12 @@
 """Tables and plots of metrics records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasonrl import stats
-from reasonrl.errors import ReasonRLError, RecordError
+from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record
 
 NOT_LABELS = {"metrics", "questions", "samples", "greedy"}
@@ -52,15 +52,38 @@ def merge_seeds(records: Sequence[Record]) -> list[Row]:
 
     Raises ReasonRLError if two of them agree in `seed` as well: their spread would say nothing.
     """
-    groups: dict[frozenset, list[Record]] = {}
-    for record in records:
-        groups.setdefault(frozenset(_labels(record).items()), []).append(record)
-    for group in groups.values():
+    groups = _groups(records)
+    for group in groups:
         seeds = [record.get("seed") for record in group]
         if len(set(seeds)) < len(seeds):
             labels = " ".join(f"{name}={value}" for name, value in _labels(group[0]).items()) or "no labels"
             raise ReasonRLError(f"several records have {labels} and one seed; tell them apart with `eval --set`")
-    return [Row(_labels(group[0]), _values(group), len(group)) for group in groups.values()]
+    return [Row(_labels(group[0]), _values(group), len(group)) for group in groups]
+
+
+def differences(records: Sequence[Record], labels: dict[str, str]) -> list[Row]:
+    """What every row has more than the one with these labels, seed by seed: the mean and its 95% t-interval.
+
+    Pairs by seed because runs of one seed have things in common, such as their start and the questions. Raises
+    UsageError if none or several rows have the labels.
+    """
+    groups = _groups(records)
+    chosen = [group for group in groups if labels.items() <= {n: str(v) for n, v in _labels(group[0]).items()}.items()]
+    if len(chosen) != 1:
+        said = ",".join(f"{name}={value}" for name, value in labels.items())
+        raise UsageError(f"--against {said}: {len(chosen) or 'no'} rows have that; name what one row alone has")
+    base = {record.get("seed"): _numbers(record) for record in chosen[0]}
+    rows = []
+    for group in groups:
+        found: dict[str, list[float]] = {}
+        for record in group if group is not chosen[0] else []:
+            other = base.get(record.get("seed"), {})
+            for name, value in _numbers(record).items():
+                if name in other:
+                    found.setdefault(name, []).append(value.mean - other[name].mean)
+        values = {name: Value(*stats.seed_interval(of_seeds), len(of_seeds)) for name, of_seeds in found.items()}
+        rows += [Row(_labels(group[0]), values, len(group))] if values else []
+    return rows
 
 
 def along(rows: Sequence[Row], x: str) -> list[Row]:
@@ -75,15 +98,29 @@ def _labels(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in {*NOT_LABELS, *NUMBERS, "seed"}}
 
 
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    groups: dict[frozenset, list[Record]] = {}
+    for record in records:
+        groups.setdefault(frozenset(_labels(record).items()), []).append(record)
+    return list(groups.values())
+
+
+def _numbers(record: Record) -> dict[str, Value]:
+    """The metrics and counts of one record, by name."""
+    metrics = {
+        f"{metric['name']}@{metric['k']}": Value(metric["value"], metric["low"], metric["high"])
+        for metric in record["metrics"]
+    }
+    return metrics | {
+        name: Value(*(record[name],) * 3) for name in NUMBERS if isinstance(record.get(name), int | float)
+    }
+
+
 def _values(group: list[Record]) -> dict[str, Value]:
     found: dict[str, list[Value]] = {}
     for record in group:
-        for metric in record["metrics"]:
-            name = f"{metric['name']}@{metric['k']}"
-            found.setdefault(name, []).append(Value(metric["value"], metric["low"], metric["high"]))
-        for name in NUMBERS:
-            if isinstance(record.get(name), int | float):
-                found.setdefault(name, []).append(Value(*(record[name],) * 3))
+        for name, value in _numbers(record).items():
+            found.setdefault(name, []).append(value)
     return {name: _over_seeds(name, values) for name, values in found.items()}
 
 
@@ -96,26 +133,44 @@ def _over_seeds(name: str, values: list[Value]) -> Value:
     return Value(mean, max(0.0, low), high if name.startswith("unique_") else min(1.0, high), len(values))
 
 
-def markdown(rows: Sequence[Row], title: str, plots: Sequence[Path], chosen: Sequence[str] = ()) -> str:
-    """The report's text: heading, table, how to read it, plots. chosen: the only metrics with a column, in order."""
-    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+def markdown(
+    rows: Sequence[Row],
+    title: str,
+    plots: Sequence[Path],
+    chosen: Sequence[str] = (),
+    against: Mapping[str, Sequence[Row]] | None = None,
+) -> str:
+    """The report's text: heading, table, how to read it, plots, differences. chosen: the only metrics with a column, in
+    order. against: what rows are compared with, and the differences to it."""
     metrics = chosen or [*_main_metrics(rows), *(name for name in NUMBERS if any(name in row.values for row in rows))]
-    seeds = ["seeds"] if any(row.seeds > 1 for row in rows) else []
-    header = [*map(_text, labels), *seeds, *(name.replace("_", " ") for name in metrics)]
-    lines = [f"# {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for row in rows:
-        cells = [_text(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * len(seeds)
-        cells += [_cell(row.values.get(name), row.seeds) for name in metrics]
-        lines.append("| " + " | ".join(cells) + " |")
+    several = any(row.seeds > 1 for row in rows)
+    lines = [f"# {title}", "", *_table(rows, metrics, several)]
     interval = "the value with its 95% bootstrap interval over questions"
-    if seeds:
+    if several:
         interval = f"{interval} or, where there are several seeds, their mean with its 95% t-interval"
         interval = f"{interval}; where all of them agree, with the first one's interval over questions"
     some = any(row.values[name].seeds < row.seeds for row in rows for name in metrics if name in row.values)
     fewer = " (N) behind a cell: N of the row's seeds have that number." if some else ""
     lines += ["", f"Each cell is {interval}.{fewer}", ""]
     lines += [f"![{path.stem}]({path.name})\n" for path in plots]
+    for name, others in (against or {}).items():
+        lines += [f"## Differences to {_text(name)}", "", *_table(others, metrics, several, signed=True), ""]
+        lines += [
+            "Each cell is the mean of the differences seed by seed, with its 95% t-interval where there are several.",
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[Row], metrics: Sequence[str], seeds: bool, signed: bool = False) -> list[str]:
+    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+    header = [*map(_text, labels), *["seeds"] * seeds, *(name.replace("_", " ") for name in metrics)]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for row in rows:
+        cells = [_text(row.labels.get(name, "")) for name in labels] + [str(row.seeds)] * seeds
+        cells += [_cell(row.values.get(name), row.seeds, "+" if signed else "") for name in metrics]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _text(label: Any) -> str:
@@ -140,12 +195,12 @@ def _main_metrics(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _cell(value: Value | None, seeds: int) -> str:
+def _cell(value: Value | None, seeds: int, sign: str) -> str:
     if value is None:
         return ""
-    interval = "" if value.low == value.high else f" [{value.low:.3f}, {value.high:.3f}]"
+    interval = "" if value.low == value.high else f" [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
     fewer = f" ({value.seeds})" if value.seeds < seeds else ""
-    return f"{value.mean:.3f}{interval}{fewer}"
+    return f"{value.mean:{sign}.3f}{interval}{fewer}"
 
 
 def plot(rows: Sequence[Row], x: str, directory: Path, chosen: Sequence[str] = ()) -> list[Path]:

@@ -33,6 +33,7 @@ if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
   if [ "$EVAL_K" -gt 1 ]; then table+=(--metric "maj@$EVAL_K" --metric "rerank@$EVAL_K") ranked=orm; fi
 fi
 table+=("${coverage[@]}")
+against=() # what the rows of a table are compared with: see cells
 
 run() { [ -n "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
@@ -203,6 +204,8 @@ cells() { # CELL…: the rows of this seed, or those of CELLS
       exit 1
     }
   fi
+  [[ " $rows " != *" ei "* ]] || against+=(--against cell=EI)
+  [[ " $rows " != *" ppo "* ]] || against+=(--against "cell=PPO sparse")
   for name in $rows; do cell "$name"; done # after jobs nothing is left to make, and this collects the records
 }
 

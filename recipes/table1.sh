@@ -6,4 +6,4 @@ for seed in $SEEDS; do
   from_sft "$TASK"
   cells sft$SFT_EPOCHS sft$SFT_LONG ei ei-orm ppo ppo-dense ppo-orm rcrl
 done
-finish "Table 1: $TASK from an SFT start" "${table[@]}"
+finish "Table 1: $TASK from an SFT start" "${table[@]}" "${against[@]}"

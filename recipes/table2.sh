@@ -6,4 +6,4 @@ for seed in $SEEDS; do
   from_pretrained "$TASK"
   cells start ei ei-orm ppo ppo-dense ppo-orm
 done
-finish "Table 2: $TASK from the pretrained model" "${table[@]}"
+finish "Table 2: $TASK from the pretrained model" "${table[@]}" "${against[@]}"

@@ -228,6 +228,30 @@ def test_a_table_of_named_rows_and_chosen_metrics(sh, tmp_path):
     assert not (tmp_path / "u").exists()
 
 
+def test_differences_are_paired_by_seed(sh, tmp_path):
+    values = {"EI": (0.50, 0.60, 0.70), "PPO": (0.49, 0.57, 0.68), "SFT": (0.3,)}
+    records = [metrics_record(v, cell=name, seed=seed) for name, of in values.items() for seed, v in enumerate(of)]
+    random.Random(0).shuffle(records)
+    done = sh("reasonrl report -q -o d --metric maj@1 --against cell=PPO --against cell=EI", stdin=lines(*records))
+    assert done.code == 0, done.err
+    _, to_ppo, to_ei = (tmp_path / "d" / "report.md").read_text().split("## Differences to ")
+    # EI - PPO is 1, 3 and 2 points: 2 on average, half an interval 4.303 * 1 / sqrt(3), though both spread by 20
+    assert (
+        to_ppo.startswith("cell=PPO\n") and "| EI | 3 | +0.020 [-0.005, +0.045] |" in to_ppo and "| PPO |" not in to_ppo
+    )
+    assert "| PPO | 3 | -0.020 [-0.045, +0.005] |" in to_ei
+    assert "| SFT | 1 | -0.190 |" in to_ppo  # of one seed: no interval
+    report = lambda flags: sh(f"reasonrl report -q -o e {flags}", stdin=lines(*records))
+    assert "--against cell=RCRL: no rows have that" in report("--against cell=RCRL").err
+    assert "--against RCRL: want LABEL=VALUE" in report("--against RCRL").err
+    rounds = lines(*(metrics_record(0.5 + n / 10, algorithm="ei", round=n) for n in range(3)))
+    done = sh("reasonrl report -q -o e --against algorithm=ei", stdin=rounds)
+    assert done.code == 2 and "--against algorithm=ei: 3 rows have that; name what one row alone has" in done.err
+    assert not (tmp_path / "e").exists()
+    assert sh("reasonrl report -q -o e --metric maj@1 --against algorithm=ei,round=0", stdin=rounds).code == 0
+    assert "| ei | 2 | +0.200 |" in (tmp_path / "e" / "report.md").read_text()
+
+
 def test_a_chosen_count_is_plotted_along_x(sh, tmp_path):
     records = [metrics_record(0.5, start=start, round=n) for start in ("SFT", "pretrained") for n in range(3)]
     done = sh("reasonrl report -o d --metric unique_solutions", stdin=lines(*records))

@@ -21,6 +21,11 @@ Metric = Annotated[
     typer.Option("--metric", metavar="NAME", show_default="k = 1, the largest k, and the counts",
                  help="Only this metric, such as maj@1 or unique_solutions, in table and plots; may be repeated."),
 ]  # fmt: skip
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", metavar="LABEL=VALUE[,…]", show_default=False,
+                 help="Add a table of differences to the row with these labels, paired by seed; may be repeated."),
+]  # fmt: skip
 Title = Annotated[str, typer.Option("--title", help="The report's heading.")]
 
 
@@ -29,6 +34,7 @@ def report(
     output: Directory = "report",
     x: XAxis = "round",
     metric: Metric = None,
+    against: Against = None,
     title: Title = "Results",
     force: flags.Force = False,
     resume: flags.Resume = False,
@@ -44,6 +50,7 @@ def report(
       reasonrl report runs/ei/round*.metrics.jsonl -o runs/ei/report
       cat runs/*/metrics.jsonl | reasonrl report -o report --title 'Expert Iteration and PPO'
       reasonrl report runs/*/metrics.jsonl --metric maj@1 --metric pass@96 -o table
+      reasonrl report runs/*/metrics.jsonl --against algorithm=ppo,round=2 -o report
     """
     target = Path(output)
     table = target / "report.md"
@@ -70,9 +77,17 @@ def report(
     for name in metric or []:
         if name not in known:
             raise UsageError(f"--metric {name}: no record has it; there are {', '.join(sorted(known))}")
+    compared = {name: reporting.along(reporting.differences(records, _labels(name)), x) for name in against or []}
     target.mkdir(parents=True, exist_ok=True)
     plots = reporting.plot(rows, x, target, metric or [])
-    jsonl.write_text(table, reporting.markdown(rows, title, plots, metric or []))
+    jsonl.write_text(table, reporting.markdown(rows, title, plots, metric or [], compared))
     for path in (table, *plots):
         print(path)
     console.log(f"{len(rows)} rows from {len(records)} records")
+
+
+def _labels(text: str) -> dict[str, str]:
+    labels = dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    if len(labels) < len(text.split(",")):
+        raise UsageError(f"--against {text}: want LABEL=VALUE, or several with commas between them")
+    return labels
