@@ -154,6 +154,8 @@ def markdown(
     lines += ["", f"Each cell is {interval}.{fewer}", ""]
     lines += [f"![{path.stem}]({path.name})\n" for path in plots]
     for name, others in (against or {}).items():
+        if not others:
+            continue
         lines += [f"## Differences to {_text(name)}", "", *_table(others, metrics, several, signed=True), ""]
         lines += [
             "Each cell is the mean of the differences seed by seed, with its 95% t-interval where there are several.",

@@ -18,7 +18,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 
 case $PLAN in
   1) # shellcheck disable=SC2086
-    PLAN=lines "$0" | $REASONRL plan - --device "$DEVICE" $ASSUME "$@" # of two --assume for one thing the last counts
+    PLAN=lines bash "$0" | $REASONRL plan - --device "$DEVICE" $ASSUME "$@" # of two --assume for one thing the last counts
     exit ;;
   lines) REASONRL="$here/say.sh" ;;
   *) if [ -n "$PREPARE" ]; then "$here/$PREPARE" "$BASE"; fi ;;
@@ -89,11 +89,12 @@ from_pretrained() { # TASK: the base, with SHOTS worked examples before the ques
 }
 
 exemplars() { # a prompt with SHOTS worked examples, which every stage can use
-  first="--prompt $at/shots.txt"
-  [ -z "$PLAN" ] && [ ! -e "$at/shots.txt" ] || return 0
-  run data "$task" --limit "$SHOTS" | jq -r '"Question: \(.question)\nAnswer:\n\(.reference)\n"' > "$at/shots.txt.new"
-  printf 'Question: {question}\nAnswer:\n' >> "$at/shots.txt.new"
-  mv "$at/shots.txt.new" "$at/shots.txt"
+  local file=$at/shots$SHOTS.txt # the number in the name: a mark knows the name only
+  first="--prompt $file"
+  [ -z "$PLAN" ] && [ ! -e "$file" ] || return 0
+  run data "$task" --limit "$SHOTS" | jq -r '"Question: \(.question)\nAnswer:\n\(.reference)\n"' > "$file.new"
+  printf 'Question: {question}\nAnswer:\n' >> "$file.new"
+  mv "$file.new" "$file"
 }
 
 supervised() { # EPOCHS: $at/sftEPOCHS, fine-tuned on REFERENCES worked solutions
@@ -119,7 +120,10 @@ verifier() { # sets judge, which names it to a recipe: the one of the preset, or
 
 train() { # CELL: trains what it needs and has not got yet
   case $1 in
-    start) policy=$start ;;
+    start)
+      [ "$start" = "$BASE" ] || { echo "no cell start here: it is sft$SFT_EPOCHS" >&2 && exit 2; }
+      policy=$start
+      ;;
     sft*) supervised "${1#sft}" ;;
     ei | ei-orm) expert_iteration "$1" "$start" "$at/$1" ;;
     ppo*) proximal "$1" ;;
@@ -199,7 +203,7 @@ cells() { # CELL…: the rows of this seed, or those of CELLS
   done
   if [ -z "$ROW$PLAN" ] && [ "$JOBS" -gt 1 ] && [ ${#jobs[@]} -gt 1 ]; then
     if [[ $ranked == orm || $rows == *orm* ]]; then verifier; fi # the rows share it
-    printf '%s\n' "${jobs[@]}" | xargs -P "$JOBS" -I{} env ROW=1 SEEDS="$seed" CELLS={} OMP_NUM_THREADS="$(threads)" "$0" || {
+    printf '%s\n' "${jobs[@]}" | xargs -P "$JOBS" -I{} env ROW=1 SEEDS="$seed" CELLS={} OMP_NUM_THREADS="$(threads)" bash "$0" || {
       echo "a row has failed; the same line goes on where the rows stopped" >&2
       exit 1
     }

@@ -2,7 +2,7 @@
 # Expert Iteration (Havrilla et al. 2024, arXiv 2403.04642).
 #
 # Round i samples K solutions of each training question from the latest policy, keeps the correct ones, adds what the
-# rounds before kept (D_i = R_i ∪ D_(i-1)), and fine-tunes on D_i starting again from the base. Every file is named by
+# rounds before kept (D_i = R_i ∪ D_(i-1), at most PER_QUESTION a question), and fine-tunes on D_i starting again from the base. Every file is named by
 # its round; a stopped run goes on where it stopped when the same line is given again.
 #
 #   OUT=runs/ei ROUNDS=2 recipes/expert_iteration.sh
@@ -31,8 +31,9 @@ export TASK MAX_TOKENS SEED REASONRL # and what evaluate.sh beside this reads: E
 
 ALGORITHM=ei$([ "$REWARD" = exact ] || echo "-$REWARD")
 
-reading=() # a Python file reads its own answers
+reading=() form=() # a Python file reads its own answers, and may put questions in its own form
 [[ $TASK != *.py ]] || reading=(--task "$TASK")
+[[ $TASK != *.py ]] || ! grep -q '^PROMPT\b' "$TASK" || form=(--prompt "$TASK")
 
 run() { [ "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
 
@@ -58,7 +59,7 @@ for round in $(seq "$ROUNDS"); do
   run filter "$at.scored.jsonl" "${kept[@]}" --min-reward "$MIN_REWARD" --dedup equations \
     --per-question "$PER_QUESTION" --resume -o "$at.kept.jsonl"
   # shellcheck disable=SC2086
-  run sft "$at.kept.jsonl" ${EXTRA:+"$EXTRA"} --model "$BASE" --seed "$SEED" $SFT --resume -o "$at"
+  run sft "$at.kept.jsonl" ${EXTRA:+"$EXTRA"} --model "$BASE" "${form[@]}" --seed "$SEED" $SFT --resume -o "$at"
   policy=$at kept=("$at.kept.jsonl") flags=
   evaluate "$policy" "$round"
 done

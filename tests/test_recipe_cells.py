@@ -1,5 +1,6 @@
 """What the recipes of tables and figures decide before any command runs; the commands are a stub that does nothing."""
 
+import os
 import subprocess
 from itertools import pairwise
 
@@ -119,3 +120,23 @@ def test_every_round_of_expert_iteration_draws_with_a_seed_of_its_own(recipe):
         line.split("--seed ")[1].split()[0] for line in lines if "reasonrl sample" in line and "--split" not in line
     ]
     assert seeds == ["7", "107", "207"]
+
+
+def test_other_worked_examples_are_another_prompt(recipe, tmp_path):
+    stage = tmp_path / "stage"  # two problems, whatever it is asked
+    stage.write_text(
+        '#!/bin/sh\n[ "$1" != data ] || for n in 1 2; do echo "{\\"question\\": \\"$n\\", \\"reference\\": \\"\\"}"; done\n'
+    )
+    stage.chmod(0o755)
+    shots = lambda number: recipe("table2", CELLS="ei", REASONRL=str(stage), SHOTS=number)
+    assert shots("2").returncode == 0
+    other = shots("4")
+    assert other.returncode == 2 and "shots4.txt" in other.stderr and "made with other settings" in other.stderr
+
+
+def test_a_recipe_runs_from_its_own_directory(recipe, tmp_path):
+    done = subprocess.run(
+        ["bash", "table2.sh"], env=os.environ | {"REASONRL": "true", "RUNS": str(tmp_path / "r"), "JOBS": "2", "PRESET": "tiny"},
+        cwd=ROOT / "recipes", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ HEAD = """# Command line
 *Generated from the commands by `just cli-reference`; edit the help texts in `reasonrl/stages/`, not this page.*
 
 stdout is data only; progress, tables and warnings go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130
-interrupted. A flag that is in several stages means the same in all of them; `-q/--quiet`, `--debug`, `--version` and
+interrupted. `-q/--quiet`, `--debug`, `--version` and
 `-h/--help` are in every stage and left out of the tables.
 
 | command | what it does |

@@ -42,10 +42,13 @@ def demo(
     watch = console.Stopwatch()
     settings = {"OUT": output, "ROUNDS": str(rounds), "SEED": str(seed)}
     program = {"REASONRL": f"{sys.executable} -m reasonrl"}
+    here = Path(sys.executable).parent
+    if (here / "reasonrl").exists():  # by name: recipes split REASONRL at spaces, which the path may have
+        program = {"REASONRL": "reasonrl", "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
     ended = subprocess.run(["bash", str(recipe)], env=os.environ | settings | program, stdout=sys.stderr)
     if ended.returncode:
         raise ReasonRLError(
-            f"the recipe stopped with exit code {ended.returncode}; run `reasonrl demo -o {output}` to go on"
+            f"the recipe stopped with exit code {ended.returncode}; the same line again goes on from there"
         )
     print((Path(output) / "report" / "report.md").read_text(), file=sys.stdout)
     print(NEXT.format(output=output, minutes=watch.seconds / 60), file=sys.stderr)
