@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from reasonrl import __version__, console, jsonl, provenance
+from reasonrl import __version__, console, jsonl, provenance, streams
 from reasonrl.errors import AlreadyDone, ReasonRLError
 from reasonrl.stages import data, demo, eval, filter, orm, plan, ppo, rcrl, report, sample, score, sft
 
@@ -104,17 +104,17 @@ def run(arguments: list[str]) -> int:
         command = typer.main.get_command(app)
         with command.make_context("reasonrl", list(arguments)) as context:
             command.invoke(context)
-        jsonl.finish_stdout()
+        streams.finish_stdout()
         return 0
     except typer.Exit as ending:
         return ending.exit_code
     except AlreadyDone as done:
         console.log(str(done))
         return 0
-    except BrokenPipeError:
-        jsonl.silence_stdout()
-        return 0
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and streams.nobody_reads():  # `| head` has seen enough
+            streams.silence_stdout()
+            return 0
         if "--debug" in arguments:
             traceback.print_exc()
         problem, code = _explain(error, stage)
@@ -143,10 +143,10 @@ def _explain(error: BaseException, stage: str) -> tuple[str, int]:
 
 def main() -> NoReturn:
     """The console script."""
-    jsonl.secure_standard_streams()
+    streams.secure_standard_streams()
     code = run(sys.argv[1:])
     try:
-        jsonl.finish_stdout()
+        streams.finish_stdout()
     except OSError:  # already reported, or nobody reads it
-        jsonl.silence_stdout()
+        streams.silence_stdout()
     sys.exit(code)

@@ -1,6 +1,7 @@
 """Files ending in `.gz` and `.zst`. One that is damaged or breaks off is an error, never a shorter file."""
 
 import gzip
+import os
 import shutil
 import zlib
 from typing import BinaryIO
@@ -61,7 +62,10 @@ class Unzstd:
 
 
 def unpack(path: str) -> BinaryIO:
-    """Opens a file with one of SUFFIXES for reading (`read1`, context manager). Raises OSError as open does."""
+    """Opens a file with one of SUFFIXES for reading (`read1`, context manager). Raises OSError as open does, and
+    ReasonRLError for an empty file: even of nothing both formats make some bytes."""
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise ReasonRLError(f"{path}: broken {'gzip' if path.endswith('.gz') else 'zstd'} file (it is empty)")
     return Gunzip(path, "rb") if path.endswith(".gz") else Unzstd(path)
 
 

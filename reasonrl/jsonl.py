@@ -1,4 +1,4 @@
-"""JSON Lines in and out. The only module that touches file descriptors (`compressed` opens .gz and .zst for it).
+"""JSON Lines in and out. Beside `streams` the only module with file descriptors (`compressed` opens .gz and .zst).
 
 Reading: `-` is stdin, `.gz` and `.zst` are decompressed, every complaint names a file and a line.
 Writing: a file appears whole or not at all. Work in progress is `OUT.partial`, always plain text, so that an
@@ -13,8 +13,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import select
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from reasonrl import compressed, console
+from reasonrl import compressed, console, streams
 from reasonrl.errors import AlreadyDone, ReasonRLError, RecordError, UsageError
 
 Record = dict[str, Any]
@@ -108,18 +106,6 @@ def _open_input(path: str) -> BinaryIO:
         raise UsageError(f"{path}: is a directory; give a JSONL file") from None
 
 
-def stdin_is_data() -> bool:
-    """True when stdin is a pipe or a file; False for a terminal, /dev/null, or a closed stdin."""
-    if sys.stdin is None:
-        return False
-    return stat.S_IFMT(os.fstat(sys.stdin.fileno()).st_mode) in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK)
-
-
-def stdin_is_idle(seconds: float = 0.05) -> bool:
-    """Whether nothing comes in for a moment: whoever writes to us is busy, or waits for us."""
-    return not select.select([sys.stdin.buffer], [], [], seconds)[0]
-
-
 class BadLines:
     """What to do with a line that cannot be used: fail with its place, or count it, set it aside and go on.
 
@@ -129,7 +115,8 @@ class BadLines:
     def __init__(self, on_error: str = "fail", rejects: str | None = None, used: Iterable[str] = ()):
         if rejects == "-":
             raise UsageError("--rejects -: stdout is for records; name a file, or /dev/stderr")
-        if rejects and os.path.realpath(rejects) in map(os.path.realpath, used):
+        own = [path for name in used for path in (name, f"{name}.partial", f"{name}.meta.json")]
+        if rejects and os.path.realpath(rejects) in map(os.path.realpath, own):
             raise UsageError(f"--rejects {rejects}: this run reads or writes that file already")
         self.skip = on_error == "skip" or rejects is not None
         self.count = 0
@@ -178,7 +165,7 @@ def each(readers: Iterable[Reader], visit: Callable[[Record, bytes], None], bad:
 def inputs(paths: list[str], before_wait: Callable[[], None] = lambda: None) -> list[Reader]:
     """Readers for a stage's positional arguments; none means stdin, which must then be a pipe or a file."""
     if not paths:
-        if not stdin_is_data():
+        if not streams.stdin_is_data():
             raise UsageError("no input: name a file, or pipe records in")
         paths = ["-"]
     for path in paths:
@@ -361,42 +348,6 @@ def _cut_to_whole_lines(path: str) -> int:
             position += len(chunk)
         stream.truncate(end)
     return count
-
-
-def secure_standard_streams() -> None:
-    """Opens /dev/null for a closed stdin, stdout or stderr, or else the next file would get its number and its text."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")
-
-
-def silence_stdout() -> None:
-    """Nobody reads our stdout any more: point it at /dev/null, so that nothing complains at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.close(devnull)
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """What others print meanwhile, and the processes they start, goes to stderr: stdout is for records."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def finish_stdout() -> None:
-    """Flushes stdout while an error can still be reported (a full disk shows up here)."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def describe(error: OSError) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import reasonrl
-from reasonrl import console, jsonl
-from reasonrl.errors import UsageError
+from reasonrl import console, jsonl, streams
+from reasonrl.errors import AlreadyDone, UsageError
 
 # Arguments that say how a run is carried out, not what it computes: they may differ between a run and its resumption.
 MANNER = {
@@ -24,20 +24,29 @@ MANNER = {
 # check: to mend one and go on is what many a run is resumed for.
 READS = ("problems", "records", "samples", "scored", "data", "task", "prompt", "model", "base", "orm")
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
+STDIN = "<stdin>"
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 BESIDE = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 WHOLE_HASH_LIMIT = 4 << 30  # bytes; reading more takes longer than anybody waits for a check
 
 _stage = ""
 _arguments: dict[str, Any] = {}
+_stdin: str | None = None
 
 
 def begin(stage: str, arguments: dict[str, Any]) -> None:
     """Called once by `cli`: what this process was asked to do."""
-    global _stage, _arguments
+    global _stage, _arguments, _stdin
+    _stdin = None
     _stage = stage
     _arguments = {name: _plain(value) for name, value in arguments.items()}
     hash_files.cache_clear()
+
+
+def read_stdin(sha256: str | None) -> None:
+    """Called when all of stdin has been read, by stages that keep state which depends on it."""
+    global _stdin
+    _stdin = sha256
 
 
 def _plain(value: Any) -> Any:
@@ -103,12 +112,12 @@ def hash_files(path: str | Path) -> str:
 
 
 def sources() -> dict[str, str]:
-    """The hash of each file and model directory that the arguments name. A bundled model and one of a hub have none:
-    their names say which they are."""
+    """The hash of each file and model directory that the arguments name, and of stdin if it was read. A bundled model
+    and one of a hub have none: their names say which they are."""
     given = (_arguments.get(name) for name in READS)
     named = {path for value in given if value for path in (value if isinstance(value, list) else [value])}
     on_disk = lambda path: os.path.isdir(path) or (os.path.isfile(path) and not path.endswith(".py"))
-    return {path: hash_files(path) for path in sorted(filter(on_disk, named))}
+    return {path: hash_files(path) for path in sorted(filter(on_disk, named))} | ({STDIN: _stdin} if _stdin else {})
 
 
 def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bool = False) -> None:
@@ -124,12 +133,33 @@ def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bo
             f"{where} was made by another command ({what or described.get('stage')}); --force starts again"
         )
     for path, digest in described.get("sources", {}).items() if going_on else ():
-        if os.path.exists(path) and hash_files(path) != digest:  # the stage itself says it best where one is gone
+        if path == STDIN:
+            changed = _stdin and _stdin != digest
+        else:  # the stage itself says it best where one is gone
+            changed = os.path.exists(path) and hash_files(path) != digest
+        if changed:
             raise UsageError(f"{where}: did the input change? {path} is not what it was then; --force starts again")
 
 
 def sidecar_of(path: str) -> Path:
     return Path(f"{path}.meta.json")
+
+
+def _check_stdin(path: str) -> None:
+    """Raises UsageError where stdin is not what a finished file was made from. What wrote to it may have failed then,
+    which nobody but the shell can see, and have been mended since."""
+    inputs = jsonl.read_json(sidecar_of(path)).get("inputs", []) if sidecar_of(path).exists() else []
+    then = next((one for one in inputs if one["path"] == STDIN and one["sha256"]), None)
+    if not then or not streams.stdin_is_data():
+        return
+    reader = jsonl.Reader("-")
+    for _ in reader:
+        pass
+    if reader.sha256 != then["sha256"]:
+        raise UsageError(
+            f"{path} was made from {then['lines']} lines of stdin, and the {reader.line_number} that come now are "
+            "others (did what wrote them fail then?); --force starts again"
+        )
 
 
 class Output(jsonl.Sink):
@@ -140,7 +170,11 @@ class Output(jsonl.Sink):
         if resume and not force and begun and sidecar_of(path).exists():
             going_on = os.path.exists(f"{path}.partial")
             check_same_run(jsonl.read_json(sidecar_of(path)), path, going_on=going_on)
-        super().__init__(path, force=force, resume=resume, replay=replay)
+        try:
+            super().__init__(path, force=force, resume=resume, replay=replay)
+        except AlreadyDone:
+            _check_stdin(path)
+            raise
         # A stage that makes its records again sees by them whether its inputs are the same, without reading them twice.
         self.sources = {} if replay or not self.is_file else sources()
         self.inputs: list[jsonl.Reader] = []

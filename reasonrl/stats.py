@@ -72,14 +72,15 @@ class Bootstrap:
     def __init__(self, n: int, seed: int = 0):
         self.n = n
         random = np.random.default_rng(seed)
-        self.weights = np.empty((RESAMPLES, n), dtype=np.float32)
-        for rows in np.array_split(self.weights, 16):  # a block at a time: the draws are wider than the weights
-            rows[:] = random.multinomial(n, np.full(n, 1 / n), size=len(rows)) / n
+        self.counts = np.empty((RESAMPLES, n), dtype=np.float32)  # whole numbers: sums of 0s and 1s come out exact
+        for rows in np.array_split(self.counts, 16):  # a block at a time: the draws are wider than the counts
+            rows[:] = random.multinomial(n, np.full(n, 1 / n), size=len(rows))
 
     def estimate(self, values: Sequence[float]) -> Estimate:
         """values: one a question → their mean, and the 2.5% and 97.5% points of the resampled means."""
         values = np.asarray(values, dtype=np.float64)
-        low, high = np.quantile(self.weights @ values.astype(np.float32), (0.025, 0.975))
+        means = (self.counts @ values.astype(np.float32)).astype(np.float64) / self.n
+        low, high = np.quantile(means, (0.025, 0.975))
         return Estimate(float(values.mean()), float(low), float(high), self.n)
 
 

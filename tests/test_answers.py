@@ -38,6 +38,10 @@ BOTH = [  # text, what both readings find
     ("#### 50%", "50"),
     ("#### 20 %", "20"),
     ("#### 7 apples", "7"),
+    ("#### Rs.500", "500"),
+    ("#### Rs. 1,500.50", "1500.5"),
+    ("#### 1e100", None),
+    ("#### 1,2345", None),
     ("#### 18 dollars a day", "18"),
     ("#### 3/4", "0.75"),
     ("#### 6 / 4", "1.5"),
@@ -145,9 +149,25 @@ def test_verdicts(completion, answer, strict, flexible):
     assert (verdict.strict, verdict.flexible) == (strict, flexible)
 
 
-@pytest.mark.parametrize("answer", ["", "none", "1/0", "9" * 61])
-def test_a_problem_without_a_number_is_an_error(answer):
-    with pytest.raises(RecordError, match="holds no number"):
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "none",
+        "1/0",
+        "9" * 61,
+        "2\\sqrt{3}",
+        "\\frac{\\sqrt{3}}{2}",
+        "(2,3)",
+        "x^2 - 3x",
+        "10^6",
+        "3:2",
+        "16, 20",
+        "1,2345",
+    ],
+)
+def test_a_problem_whose_answer_is_not_one_number_is_an_error(answer):
+    with pytest.raises(RecordError, match="is not one number"):
         exact.judge("#### 1", answer)
 
 

@@ -22,6 +22,18 @@ def test_a_completion_that_the_verifier_cannot_read_whole_earns_nothing_and_ends
     assert capsys.readouterr().err.count("context of 90") == 1
 
 
+def test_a_verifier_that_gives_nan_is_told_and_not_taken_for_one_that_says_wrong():
+    judge = Judge(choices(["orm"], []), Means(device="cpu"), False)
+    weights = next(judge.rewards[0].verifier.model.parameters())
+    kept = weights.detach().clone()
+    try:
+        weights.data.fill_(float("nan"))
+        with pytest.raises(Exception, match=r"mini/train/0: --reward orm: the verifier gave nan"):
+            judge([PROBLEMS[0] | {"completion": "#### 1"}])
+    finally:
+        weights.data.copy_(kept)
+
+
 def test_a_reward_is_asked_for_no_more_records_than_it_takes(tmp_path):
     (tmp_path / "own.py").write_text("def many(records):\n    return [len(records)] * len(records)\n")
     judge = Judge(choices([f"{tmp_path}/own.py:many"], []), Means(), False)

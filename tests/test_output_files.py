@@ -76,7 +76,7 @@ def test_a_compressed_file_that_is_damaged_is_an_error(sh, tmp_path, suffix):
     plain = lines(*(sample_record(number, noise=hashlib.sha256(b"%d" % number).hexdigest()) for number in range(9000)))
     packed = gzip.compress(plain) if suffix == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress(plain)
     middle = len(packed) // 2
-    for damaged in (packed[:middle], packed[:-3], packed[:middle] + b"????" + packed[middle + 4 :], plain):
+    for damaged in (packed[:middle], packed[:-3], packed[:middle] + b"????" + packed[middle + 4 :], plain, b""):
         (tmp_path / f"in.jsonl.{suffix}").write_bytes(damaged)
         done = sh(f"reasonrl score in.jsonl.{suffix} -o out.jsonl -f")
         assert done.code == 1 and done.err.count("\n") == 1
@@ -135,6 +135,29 @@ def test_resume_on_a_complete_output_ends_at_once(sh, tmp_path):
     assert sh("reasonrl score in.jsonl -o out.jsonl --resume -q").err == ""
     other = sh("reasonrl score in.jsonl -o out.jsonl --resume --answer flexible")
     assert other.code == 2 and "answer was 'strict' and is 'flexible'" in other.err
+
+
+def test_what_an_upstream_that_failed_left_is_not_taken_for_all(sh, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(lines(sample_record(0)) + b"broken\n" + lines(sample_record(1)))
+    pipe = "reasonrl score in.jsonl | reasonrl filter --resume -o kept.jsonl"
+    assert sh(f"set -o pipefail; {pipe}").code == 1
+    assert len((tmp_path / "kept.jsonl").read_bytes().splitlines()) == 1  # filter cannot know that more was to come
+    (tmp_path / "in.jsonl").write_bytes(lines(sample_record(0), sample_record(1)))
+    again = sh(pipe)
+    assert (
+        again.code == 2 and "kept.jsonl was made from 1 lines of stdin, and the 2 that come now are others" in again.err
+    )
+    assert sh(pipe.replace("--resume", "--force")).code == 0
+    done = sh(pipe)
+    assert (done.code, "kept.jsonl is complete" in done.err) == (0, True)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_failure(sh, tmp_path):
+    body = "    yield {'question': '1', 'answer': '1'}\n    raise BrokenPipeError('its server went away')\n"
+    (tmp_path / "own.py").write_text(f"def problems(split):\n{body}")
+    done = sh("reasonrl data own.py -o own.jsonl")
+    assert done.code == 1 and "server went away" in done.err
+    assert not (tmp_path / "own.jsonl").exists()
 
 
 STAGES = {

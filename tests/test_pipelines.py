@@ -152,7 +152,7 @@ BAD = {
     "null": (b'{"completion": null, "answer": "1"}', 'field "completion" is not a string\n'),
     "no number": (
         b'{"completion": "A: 1", "answer": "one"}',
-        "field \"answer\" holds no number: 'one' (a --task FILE.py may",
+        "field \"answer\" is not one number: 'one' (a --task FILE.py may",
     ),
     "no answer": (
         b'{"completion": "A: 1"}',

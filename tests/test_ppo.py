@@ -199,7 +199,7 @@ def test_a_question_that_comes_twice_in_an_update_is_drawn_anew(policy):
     [
         ({"question": "word " * 600}, ("exact",), r"x/1: a prompt of \d+ tokens does not fit"),
         ({"question": "What?"}, ("exact",), 'x/1: no field "answer"'),
-        ({"question": "What?", "answer": "?"}, ("exact",), "x/1: .*holds no number"),
+        ({"question": "What?", "answer": "?"}, ("exact",), "x/1: .*is not one number"),
         ({"question": "What?", "answer": "1", "reference": None}, ("dense",), "x/1: .*reference"),
     ],
 )

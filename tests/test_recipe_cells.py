@@ -124,9 +124,8 @@ def test_every_round_of_expert_iteration_draws_with_a_seed_of_its_own(recipe):
 
 def test_other_worked_examples_are_another_prompt(recipe, tmp_path):
     stage = tmp_path / "stage"  # two problems, whatever it is asked
-    stage.write_text(
-        '#!/bin/sh\n[ "$1" != data ] || for n in 1 2; do echo "{\\"question\\": \\"$n\\", \\"reference\\": \\"\\"}"; done\n'
-    )
+    problem = '{"question": "?", "reference": "#### 1"}'
+    stage.write_text(f"#!/bin/sh\n[ $1 != data ] || printf '{problem}\\n{problem}\\n'\n")
     stage.chmod(0o755)
     shots = lambda number: recipe("table2", CELLS="ei", REASONRL=str(stage), SHOTS=number)
     assert shots("2").returncode == 0
@@ -135,8 +134,8 @@ def test_other_worked_examples_are_another_prompt(recipe, tmp_path):
 
 
 def test_a_recipe_runs_from_its_own_directory(recipe, tmp_path):
+    variables = {"REASONRL": "true", "RUNS": str(tmp_path / "r"), "JOBS": "2", "PRESET": "tiny"}
     done = subprocess.run(
-        ["bash", "table2.sh"], env=os.environ | {"REASONRL": "true", "RUNS": str(tmp_path / "r"), "JOBS": "2", "PRESET": "tiny"},
-        cwd=ROOT / "recipes", capture_output=True, text=True,
-    )  # fmt: skip
+        ["bash", "table2.sh"], env=os.environ | variables, cwd=ROOT / "recipes", capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

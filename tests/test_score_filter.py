@@ -105,6 +105,34 @@ def test_dedup_by_equations_sees_through_words(sh):
     assert len(sh("reasonrl filter --dedup text", stdin=stdin).records) == 3
 
 
+def test_solutions_that_only_look_alike_are_both_kept(sh):
+    hidden = ["9 boxes * 4 = 36 pens.\n#### 36", "She pays $40 − $4 = $36.\n#### 36"]  # of both "4=36" can be read
+    judged = [("2 * 3 = 6\n#### 7", False), ("2 * 3 = 6\n#### 6", True), ("So 2 * 3 = 6.\n#### 6", True)]
+    records = [sample_record(0, completion=text) for text in hidden]
+    records += [sample_record(0, completion=text, correct=right) for text, right in judged]
+    kept = sh("reasonrl filter --dedup equations", stdin=lines(*records)).records
+    assert [record["completion"] for record in kept] == [*hidden, judged[0][0], judged[1][0]]
+
+
+def test_records_that_a_reward_refuses_are_not_counted(sh, tmp_path):
+    records = [sample_record(n, completion="#### 1", answer="1") for n in range(3)]
+    records[1]["reference"] = "2 - 1 = 1\n#### 1"
+    done = sh("reasonrl score --reward dense --on-error skip -o o.jsonl", stdin=lines(*records))
+    assert "1 samples: 100.0% correct" in done.err, done.err
+
+
+def test_rejects_of_an_earlier_run_stay_where_nothing_is_run(sh, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(lines(sample_record(0)) + b"broken\n")
+    score = "reasonrl score in.jsonl -o out.jsonl --rejects bad.jsonl"
+    assert sh(score).code == 0
+    assert sh(f"{score} --resume").code == 0 and sh(score).code == 2
+    assert (tmp_path / "bad.jsonl").read_bytes() == b"broken\n"
+    for own in ("out.jsonl", "out.jsonl.partial", "out.jsonl.meta.json"):
+        assert (
+            "this run reads or writes that file" in sh(f"reasonrl score in.jsonl -f -o out.jsonl --rejects {own}").err
+        )
+
+
 def test_an_integer_that_json_tools_cannot_hold_becomes_a_float_as_in_jq(sh):
     stdin = b'{"completion":"A: 1","answer":"1","n":100000000000000000000}\n'
     assert sh("reasonrl score -q", stdin=stdin).records[0]["n"] == 1e20

@@ -55,7 +55,7 @@ def test_answers_need_be_no_numbers(sh, colours):
 def test_without_the_file_such_an_answer_is_an_error_that_names_the_way(sh):
     done = sh("reasonrl score", stdin=lines(CASES[0]))
     assert done.code == 1 and done.err.count("\n") == 1
-    assert """<stdin>:1: field "answer" holds no number: 'blue' (a --task FILE.py may read""" in done.err
+    assert """<stdin>:1: field "answer" is not one number: 'blue' (a --task FILE.py may read""" in done.err
 
 
 def test_ppo_judges_as_score_does(sh, colours):

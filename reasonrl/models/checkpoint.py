@@ -83,7 +83,9 @@ class Checkpoint:
         if not self.main or self.is_open:
             return
         self.is_open = True
-        if not (self.keep and self.has_state):
+        if self.keep and self.has_state:  # looked at before, but now stdin has been read too
+            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
+        else:
             shutil.rmtree(self.partial, ignore_errors=True)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,8 @@ def judge(completion: str, answer: str, read: Callable[[str], str | None] | None
     """Reads the completion strictly and flexibly (see `tasks.answers`) and compares with `answer`.
 
     read: a task's own reading, in place of both. What it finds, and `answer`, need be no numbers then: they are equal
-    where they are the same text, or numbers of the same value. Raises RecordError if `answer` itself holds no number
-    and there is no `read`.
+    where they are the same text, or numbers of the same value. Raises RecordError if `answer` itself is not one
+    number and there is no `read`.
     """
     if read:
         found = read(completion)
@@ -41,7 +41,7 @@ def judge(completion: str, answer: str, read: Callable[[str], str | None] | None
     truth = answers.canonical(answer)
     if truth is None:
         raise RecordError(
-            f'field "answer" holds no number: {answer!r} (a --task FILE.py may read other answers: docs/tasks.md)'
+            f'field "answer" is not one number: {answer!r} (a --task FILE.py may read other answers: docs/tasks.md)'
         )
     strict = answers.extract(completion)
     flexible = strict if strict is not None else answers.extract(completion, flexible=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from reasonrl import jsonl
+from reasonrl import jsonl, streams
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.records import Record
 
@@ -189,7 +189,7 @@ class Function:
 def _serve(file: str, name: str, pipe) -> None:
     """The process of a Function: answers each list of records with a list, or with what went wrong in one line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    jsonl.silence_stdout()  # what the function prints is no record
+    streams.silence_stdout()  # what the function prints is no record
     try:
         sys.path.insert(0, str(Path(file).resolve().parent))
         spec = importlib.util.spec_from_file_location(Path(file).stem, Path(file).resolve())

@@ -22,6 +22,7 @@ from reasonrl.models.encoding import completion_ids, prompt_text
 from reasonrl.models.policy import Policy
 from reasonrl.models.verifier import load_verifier
 from reasonrl.records import Record, steps
+from reasonrl.rewards.external import Failed
 from reasonrl.rewards.named import Credit, Reward
 from reasonrl.tasks.prompts import PromptForm
 
@@ -154,7 +155,9 @@ class OutcomeReward(Reward):
         self.seconds += watch.seconds
         self.tokens += sum(map(len, prepared))
         credits = []
-        for record, values in zip(records, found, strict=True):
+        for index, (record, values) in enumerate(zip(records, found, strict=True)):
+            if not all(map(math.isfinite, values)):
+                raise Failed(f"the verifier gave {next(v for v in values if not math.isfinite(v))}", index)
             chances = [1 / (1 + math.exp(-value)) if value > -700 else 0.0 for value in values]
             stepless = len(chances) == 1 and not steps(record["completion"])
             credits.append(Credit(chances[-1], step_values=[] if stepless else chances))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from reasonrl import console, jsonl
+from reasonrl import console, jsonl, streams
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models.policy import Policy, base_of, is_adapter
 from reasonrl.sampling import Completion, Request, Sampling, cut_at_stop
@@ -48,7 +48,7 @@ class VLLMEngine:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
         try:
-            with jsonl.stdout_to_stderr():  # its processes print what they like
+            with streams.stdout_to_stderr():  # its processes print what they like
                 self.engine = self.loop.run_until_complete(start())
         except Exception as error:
             raise ReasonRLError(f"vLLM did not start: {_one_line(error)}") from None

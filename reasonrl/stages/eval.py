@@ -21,6 +21,7 @@ Label = Annotated[
 
 # What tells a sample from others; the prompt's hash stands for exemplars and form.
 SAMPLE = ("id", "k", "seed", "model", "temperature", "top_p", "condition", "prompt_hash")
+DRAWN = ("model", "temperature", "top_p", "condition", "prompt_hash")  # what makes samples comparable
 
 OWN_FIELDS = {
     "metrics",
@@ -58,12 +59,12 @@ def eval_(
     from reasonrl import stats  # brings numpy, which `--help` need not wait for
 
     labels = _labels(set_ or [])
-    greedy: dict[str, stats.Judged] = {}
+    greedy: dict[str, tuple[stats.Judged, list]] = {}
     sampled: dict[str, list[stats.Judged]] = {}
     chains: dict[str, dict[str, bool]] = {}
     unparseable = truncated = total = 0
     seen: set[int] = set()
-    models: dict[str, dict[str, None]] = {"greedy": {}, "sampled": {}}
+    drawn: dict[str, dict[str, None]] = {name: {} for name in DRAWN}
 
     def visit(record: Record, _: bytes) -> None:
         nonlocal unparseable, truncated, total
@@ -72,7 +73,7 @@ def eval_(
             raise RecordError('no number in field "temperature" (0 says that a sample is greedy)')
         if type(record.get("correct")) is not bool:
             raise RecordError('no verdict in field "correct" (pass the samples through `reasonrl score` first)')
-        if type(record.get("extracted")) not in (str, type(None)):
+        if "extracted" not in record or type(record["extracted"]) not in (str, type(None)):
             raise RecordError('field "extracted" is neither a string nor null')
         if "k" in record and "seed" in record:  # records made by hand may lack them, and may then be alike
             # 64 bits of a keyed hash stand for the sample, as in `filter`.
@@ -82,15 +83,20 @@ def eval_(
                     f"sample k = {record['k']} of {record['id']!r} came in before (is a file given twice, or a shard?)"
                 )
             seen.add(key)
-        if type(record.get("model")) is str:
-            models["greedy" if record["temperature"] == 0 else "sampled"][record["model"]] = None
         judged = stats.Judged(record.get("extracted"), record["correct"], rewards_of(record).get("orm"))
         total += 1
         unparseable += judged.extracted is None
         truncated += record.get("finish") == "length"
         if record["temperature"] == 0:
-            greedy.setdefault(record["id"], judged)
+            how = [record.get(name) for name in DRAWN]
+            if greedy.setdefault(record["id"], (judged, how))[1] != how:
+                raise RecordError(
+                    f"a second greedy answer to {record['id']!r}, of another model, prompt or condition; "
+                    "give each a run of `eval` of its own"
+                )
         else:
+            for name in DRAWN:
+                drawn[name][str(record.get(name))] = None
             sampled.setdefault(record["id"], []).append(judged)
             solutions = chains.setdefault(record["id"], {})
             solution = equations.chain(record["completion"])
@@ -102,15 +108,15 @@ def eval_(
         jsonl.each(readers, visit, jsonl.BadLines(on_error, rejects, used=[*(scored or []), output]))
         if not total:
             raise ReasonRLError("no scored samples came in")
-        metrics = stats.greedy_metrics(list(greedy.values()), seed) + stats.sampled_metrics(
+        metrics = stats.greedy_metrics([judged for judged, _ in greedy.values()], seed) + stats.sampled_metrics(
             list(sampled.values()), seed
         )
         counts = sorted({len(group) for group in sampled.values()})
         if len(counts) > 1:
             console.warn(f"questions have {counts[0]} to {counts[-1]} samples each; metrics go up to k = {counts[0]}")
-        for kind, names in models.items():
-            if len(names) > 1:
-                console.warn(f"{kind} records are of {len(names)} models and count as one: {', '.join(names)}")
+        for name, values in drawn.items():
+            if len(values) > 1:
+                console.warn(f"sampled records differ in {name} and count as one: {', '.join(sorted(values))}")
         found = len(chains) or 1
         out.write(
             labels

@@ -70,8 +70,9 @@ def filter_(
         if dedup is not Dedup.none:
             solution = record["completion"]
             key = solution.strip() if dedup is Dedup.text else equations.chain(solution)
-            # 64 bits of a keyed hash stand for the text: among 10⁸ solutions a false match has a chance of 0.03%.
-            key = hash((record["id"], key))
+            # Equal work with another verdict is another solution: its last line differs. 64 bits of a keyed hash stand
+            # for the text: among 10⁸ solutions a false match has a chance of 0.03%.
+            key = hash((record["id"], key, record.get("correct")))
             if key in seen:
                 return
             seen.add(key)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from reasonrl import console, jsonl, provenance
+from reasonrl import console, jsonl, provenance, streams
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record, need_text, rewards_of
 from reasonrl.rewards import exact
@@ -83,13 +83,13 @@ def score(
     """
     chosen = choices(reward or ["exact"], weight or [])
     readers = jsonl.inputs(samples or [])
-    bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
     tally = Tally(answer == flags.Answer.flexible, reading_of(task))
     # A model or a program goes on behind what an earlier run wrote. To judge all that again, in other batches, would
     # cost the time once more, and might give other last digits.
     replay = all(choice.spec in ("exact", "dense") for choice in chosen)
     with provenance.open_output(output, force=force, resume=resume, replay=replay) as out, ExitStack() as running:
         out.reads(readers)
+        bad = jsonl.BadLines(on_error, rejects, used=[*(samples or []), output])
         means = Means(orm, device, dtype.value, batch_tokens, timeout)
         rewards = [running.enter_context(contextlib.closing(make(choice, means))) for choice in chosen]
         if out.is_file:
@@ -101,16 +101,17 @@ def score(
 
         def visit(record: Record, _: bytes) -> None:
             need_text(record, "completion")
-            before = rewards_of(record)
+            before, found = rewards_of(record), None
             if "answer" in record:
                 try:
-                    record |= tally.verdict(record)
+                    found = tally.read_answer(record)
                 except RecordError:
                     raise
                 except ReasonRLError as error:  # of the task's own reading
                     raise ReasonRLError(f"{window.place}: {error}") from None
+                record |= found.fields(tally.flexible)
             prepared = [one.prepare(record) for one in rewards]
-            tally.samples += 1
+            tally.add(found)  # not before: a reward may refuse the record
             if (scored := next(earlier, None)) is None:
                 window.add(record, before, prepared)
             elif any(scored.get(field) != record.get(field) for field in ("id", "k", "completion", "correct")):
@@ -122,6 +123,8 @@ def score(
             window.flush()  # what came before the bad line is not lost
             raise
         window.flush()
+        if next(earlier, None) is not None:
+            raise UsageError(f"{out.partial}: record {tally.samples + 1} {jsonl.OTHER}")
         out.counts = tally.counts() | {"skipped": bad.count}
         out.extra |= {"seconds_of": dict(zip((choice.name for choice in chosen), window.seconds, strict=True))}
     tally.show()
@@ -138,19 +141,21 @@ class Tally:
     """Reads final answers and counts how they compare. read: a task's own reading, if it has one."""
 
     def __init__(self, flexible: bool, read: Callable[[str], str | None] | None):
-        self.flexible, self.read = flexible, read
+        self.flexible, self.own_reading = flexible, read
         self.samples = self.judged = self.strict = self.lenient = self.unparseable = 0
 
-    def verdict(self, record: Record) -> Record:
-        """The fields that say whether the final answer is right. Raises RecordError if `answer` is no number."""
+    def read_answer(self, record: Record) -> exact.Verdict:
+        """Whether the final answer is right. Raises RecordError if `answer` is no number."""
         need_text(record, "answer")
-        found = exact.judge(record["completion"], record["answer"], self.read)
-        fields = found.fields(self.flexible)
-        self.judged += 1
-        self.strict += found.strict
-        self.lenient += found.flexible
-        self.unparseable += fields["extracted"] is None
-        return fields
+        return exact.judge(record["completion"], record["answer"], self.own_reading)
+
+    def add(self, found: exact.Verdict | None) -> None:
+        self.samples += 1
+        if found:
+            self.judged += 1
+            self.strict += found.strict
+            self.lenient += found.flexible
+            self.unparseable += (found.extracted_flexible if self.flexible else found.extracted_strict) is None
 
     def counts(self) -> Record:
         """For the sidecar."""
@@ -163,7 +168,7 @@ class Tally:
             console.log(
                 f"{self.samples} samples: {self.strict / self.judged:.1%} correct (strict), "
                 f"{self.lenient / self.judged:.1%} (flexible), {self.unparseable / self.judged:.1%} without a "
-                f"{'' if self.flexible or self.read else 'marked '}answer"
+                f"{'' if self.flexible or self.own_reading else 'marked '}answer"
             )
 
 
@@ -199,7 +204,7 @@ class Window:
     def pause(self, reader: jsonl.Reader) -> None:
         """Called before each wait for more of `reader`."""
         self.reader = reader
-        if self.held and reader.path == "-" and jsonl.stdin_is_idle():
+        if self.held and reader.path == "-" and streams.stdin_is_idle():
             self.flush()
         self.out.flush()
 

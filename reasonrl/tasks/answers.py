@@ -18,12 +18,16 @@ from functools import lru_cache
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,?\\[,!])[0-9]{3})+(?![0-9])|[0-9]+)"  # also LaTeX's 1{,}234 and 1\,234
 _PART = rf"[ ]?[-−–]?{_DIGITS}[ ]?"  # of a \frac
+_WHOLE = (
+    r"(?<![0-9])(?<![0-9],)(?<![0-9][eE])(?<![0-9][eE][-+])"  # no part of what is longer: 1,2345 and 1e100 are none
+)
 _NUMBER = (
     r"(?P<sign>(?<![0-9)\w])[-−–+])?[$€£¥]?(?P<inner>(?<![0-9)\w])[-−–])?"
     r"(?:(?:(?P<units>[0-9]+)[ ]?)?\\[dt]?frac"
     rf"(?:\{{(?P<top>{_PART})\}}\{{(?P<bottom>{_PART})\}}|(?P<t>[0-9])(?P<b>[0-9]))"
     r"|(?P<whole>[0-9]+)[ ]+(?P<over>[0-9]+)/(?P<under>[0-9]+)"
-    rf"|(?P<plain>(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?![0-9]))?)"
+    rf"|{_WHOLE}(?P<plain>(?>(?:{_DIGITS}(?:\.[0-9]+)?|(?<![A-Za-z])\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}}(?![0-9]))?))"
+    r"(?!,[0-9]|[eE][-+]?[0-9])"
     r"(?:[ ]?/[ ]?(?P<divisor>[0-9]+(?:\.[0-9]+)?))?)"
 )
 # A minus sign apart from its number: `- 5`, `-\$5`, `-$ 5`. Only where an answer begins: in `9 - 5` it is no sign.
@@ -41,6 +45,7 @@ _ALONE = re.compile(
 _PLAIN_LAST_LINE = re.compile(r"(?:####|A:) ?(0|[1-9][0-9]{0,17})")
 _ANY = re.compile(_NUMBER)
 _BARE = re.compile(_APART + _NUMBER)
+_MORE_THAN_A_NUMBER = re.compile(r"[0-9^]|\\(?!text|math|mbox|boxed|d?frac)[A-Za-z]")
 _BRACE = re.compile(r"[{}]")
 _SEPARATOR = re.compile(r"[,{}\\! ]")
 _MINUS = ("-", "−", "–")
@@ -72,9 +77,15 @@ def extract(text: str, flexible: bool = False) -> str | None:
 
 @lru_cache(maxsize=1 << 16)
 def canonical(answer: str) -> str | None:
-    """A bare answer, such as a problem's `answer` field, in canonical form; None if it holds no number."""
+    """A bare answer, such as a problem's `answer` field, in canonical form; None if it is not one number and words.
+
+    `2\\sqrt{3}`, `(2, 7)` and `x^2 + 5` begin with a number and are none: whoever takes it for the answer finds wrong
+    solutions right.
+    """
     found = _BARE.match(answer) or _ANY.search(answer)
-    return _read(found) if found else None
+    if not found or _MORE_THAN_A_NUMBER.search(answer[: found.start()] + " " + answer[found.end() :]):
+        return None
+    return _read(found)
 
 
 def spelled(answer: str) -> str:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from reasonrl import console, jsonl
+from reasonrl import console, jsonl, streams
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.records import Record, need_text, question_id
 from reasonrl.tasks import gsm8k, mini, own, svamp
@@ -126,7 +126,7 @@ def problem_stream(
     Raises ReasonRLError if there are none: an upstream that failed must not turn into a run on something else.
     """
     readers: list[jsonl.Reader] = []
-    if files or (task is None and jsonl.stdin_is_data()):
+    if files or (task is None and streams.stdin_is_data()):
         readers = jsonl.inputs(files)
         if len(set(files)) < len(files):
             raise UsageError("the same file is given twice")
