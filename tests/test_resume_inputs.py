@@ -112,7 +112,7 @@ def test_training_does_not_go_on_over_other_examples(sh, tmp_path, killed_at):
 @pytest.mark.slow
 def test_training_does_not_go_on_over_other_examples_from_a_pipe(sh, tmp_path, killed_at):
     sft = "reasonrl sft --epochs 4 --batch-size 8 --save-every 2 -o policy"
-    killed_at(f"reasonrl data mini --limit 64 | {sft}", "policy.partial/metrics.jsonl", 6)
+    killed_at(f"{sft} < <(reasonrl data mini --limit 64)", "policy.partial/metrics.jsonl", 6)
     refused = sh(f"reasonrl data mini --limit 48 | {sft} --resume")
     assert (refused.code, refused.out) == (2, b"") and "policy.partial: did the input change? <stdin>" in refused.err
     done = sh(f"reasonrl data mini --limit 64 | {sft} --resume")
