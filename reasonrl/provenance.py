@@ -43,10 +43,11 @@ def begin(stage: str, arguments: dict[str, Any]) -> None:
     hash_files.cache_clear()
 
 
-def read_stdin(sha256: str | None) -> None:
-    """Called when all of stdin has been read, by stages that keep state which depends on it."""
+def has_read(readers: list[jsonl.Reader]) -> None:
+    """Called by a stage that keeps state which depends on all of its input, once it has that. Files are known by their
+    names; of stdin nothing but its hash is left."""
     global _stdin
-    _stdin = sha256
+    _stdin = next((reader.sha256 for reader in readers if reader.path == "-"), None)
 
 
 def _plain(value: Any) -> Any:

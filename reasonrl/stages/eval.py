@@ -19,9 +19,8 @@ Label = Annotated[
     ),
 ]
 
-# What tells a sample from others; the prompt's hash stands for exemplars and form.
-SAMPLE = ("id", "k", "seed", "model", "temperature", "top_p", "condition", "prompt_hash")
-DRAWN = ("model", "temperature", "top_p", "condition", "prompt_hash")  # what makes samples comparable
+DRAWN = ("model", "temperature", "top_p", "condition", "prompt_hash")  # how a sample was; the hash: exemplars and form
+SAMPLE = ("id", "k", "seed", *DRAWN)  # what tells one from others
 
 OWN_FIELDS = {
     "metrics",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reasonrl import console
+from reasonrl import console, provenance
 from reasonrl.errors import UsageError
 from reasonrl.rewards.named import Means, choices
 from reasonrl.stages import flags, score, training
@@ -136,6 +136,7 @@ def ppo(
     training.refuse_conditional(model, "--model", "rollouts are drawn without; take the policy before rcrl")
     target, is_main = training.begin_fused(problems or [], task, output, force=force, resume=resume)
     asked, readers = source.problems(problems or [], task, split.value, limit, path=path)
+    provenance.has_read(readers)
 
     from reasonrl.models import checkpoint
     from reasonrl.models.policy import load_policy

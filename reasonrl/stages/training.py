@@ -148,10 +148,9 @@ def read(files: list[str], limit: int | None) -> tuple[list[tuple[Record, str]],
         if reader.torn:
             place = f"{reader.name}:{reader.line_number}"
             raise ReasonRLError(f"{place}: the last line has no newline: was its writer cut off?")
-        if reader.path == "-":
-            provenance.read_stdin(reader.sha256)
     if not rows:
         raise ReasonRLError("nothing to train on: the input is empty (did the stage before this one fail?)")
+    provenance.has_read(readers)
     tested = sum("/test/" in str(record.get("id", "")) for record, _ in rows)
     if tested:
         console.warn(f"{tested} of {len(rows)} records come from a test split")
