@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
 from reasonrl.models import adapters
-from reasonrl.models.policy import load_policy
+from reasonrl.models.policy import load_policy, load_tokenizer
 from reasonrl.models.verifier import head, is_verifier, load_verifier, new_verifier
 from reasonrl.records import steps
 from reasonrl.rewards import calibration, orm
@@ -213,6 +214,18 @@ def test_the_language_model_loss_is_the_policy_s_on_right_solutions(encode):
         said = policy(ids).logits[0, prompt - 1 : -1].log_softmax(-1)
         expected -= example.weight * example.label * said.gather(1, ids[0, prompt:, None]).mean().item()
     assert words.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_verifier_that_writes_on_is_refused_where_logits_are_changed_behind_the_output_layer(tmp_path):
+    tokenizer = load_tokenizer("tiny").tokenizer
+    config = GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=16, num_attention_heads=2,
+        num_key_value_heads=2, logits_scaling=8.0, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
+    tokenizer.save_pretrained(tmp_path / "granite")
+    with pytest.raises(UsageError, match="granite change the output layer's logits"):
+        new_verifier(str(tmp_path / "granite"), device="cpu", writes=True)
 
 
 def test_held_out_is_by_question_and_seed():

@@ -13,7 +13,15 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from reasonrl import jsonl
 from reasonrl.errors import UsageError
-from reasonrl.models.policy import Policy, base_of, load_policy, load_tokenizer, load_weights, locate
+from reasonrl.models.policy import (
+    Policy,
+    base_of,
+    check_output_layer,
+    load_policy,
+    load_tokenizer,
+    load_weights,
+    locate,
+)
 
 
 def is_verifier(directory: str) -> bool:
@@ -39,14 +47,19 @@ def load_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", 
     return load_weights(load_tokenizer(name), plain, _load_adapter, device, dtype, attn)
 
 
-def new_verifier(name: str, *, device: str | None = None, dtype: str = "fp32", attn: str | None = None) -> Policy:
+def new_verifier(
+    name: str, *, device: str | None = None, dtype: str = "fp32", attn: str | None = None, writes: bool = False
+) -> Policy:
     """A verifier to be trained: the layers of the policy `name` under a new head. A verifier is taken as it is.
 
-    The head starts at zero, so that every probability starts at one half. An adapter is merged into its base.
+    The head starts at zero, so that every probability starts at one half. An adapter is merged into its base. writes:
+    it will go on learning to write solutions, which not every kind of model can here (`check_output_layer`).
     """
     if is_verifier(locate(name)):
         return load_verifier(name, device=device, dtype=dtype, attn=attn)
     policy = load_policy(name, device=device, dtype=dtype, attn=attn)
+    if writes:
+        check_output_layer(policy)
     trunk = policy.model
     config = copy.deepcopy(trunk.config)
     _one_logit(config)

@@ -108,7 +108,9 @@ def orm(
     )  # fmt: skip
 
     held = training.held_in(dtype, lora_rank)
-    verifier = new_verifier(model, device="cpu" if device == "cpu" else None, dtype=held, attn=attn)
+    verifier = new_verifier(
+        model, device="cpu" if device == "cpu" else None, dtype=held, attn=attn, writes=lm_weight > 0
+    )
     form = prompt_form(prompt, None, checkpoint.prompt_form(verifier.directory))
     encode = Encoder(verifier, form)
 
