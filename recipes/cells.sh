@@ -30,9 +30,9 @@ export REASONRL PLAN
 table=(--metric maj@1) coverage=() ranked=exact
 if [ "$EVAL_PASS_LIMIT" -gt 0 ]; then
   coverage=(--metric "pass@$EVAL_K")
-  if [ "$EVAL_K" -gt 1 ]; then table+=(--metric "maj@$EVAL_K" --metric "rerank@$EVAL_K") ranked=orm; fi
+  if [ "$EVAL_K" -gt 1 ]; then table+=(--metric "maj@$EVAL_K" --metric "rerank@$EVAL_K" "${coverage[@]}") ranked=orm; fi
+  table+=(--metric pass@1)
 fi
-table+=("${coverage[@]}")
 against=() # what the rows of a table are compared with: see cells
 
 run() { [ -n "$PLAN" ] || echo "+ reasonrl $*" >&2; $REASONRL "$@"; }
