@@ -15,6 +15,8 @@ from reasonrl.models import adapters, gguf
 from reasonrl.models.policy import BUNDLED, load_policy, load_tokenizer
 from reasonrl.models.verifier import load_verifier, new_verifier
 from reasonrl.planning import shapes
+from reasonrl.sampling import Request, Sampling
+from reasonrl.sampling.hf import HFEngine
 
 
 @pytest.fixture
@@ -23,6 +25,29 @@ def base(tmp_path, monkeypatch):
     shutil.copytree(BUNDLED["tiny"], tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     return "base"
+
+
+def test_a_base_whose_generation_configuration_cannot_be_saved_again_can_be_trained(base, tmp_path):
+    """vicuna's and Llama-2-chat's have a temperature for greedy decoding, which is loaded and not saved."""
+    (tmp_path / "base" / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 0}')
+    policy = load_policy(base, device="cpu")
+    assert policy.model.generation_config.temperature == 0.9
+    adapters.save(policy.model, policy, "trained")
+    kept = load_policy("trained", device="cpu").model.generation_config
+    assert (kept.temperature, kept.top_p, kept.do_sample) == (0.9, 0.6, True)
+
+
+def test_a_padding_token_without_an_embedding_is_not_looked_up(base, tmp_path):
+    tokenizer = load_tokenizer(base).tokenizer
+    tokenizer.add_special_tokens({"pad_token": "<fresh>"})
+    tokenizer.save_pretrained(base)
+    policy = load_policy(base, device="cpu")
+    assert policy.tokenizer.pad_token_id >= policy.model.get_input_embeddings().num_embeddings
+    asked = [
+        Request("a", policy.encode_prompt("1 + 1 =")),
+        Request("b", policy.encode_prompt("Ann has 3 pens and 4 more.")),
+    ]
+    assert len(list(HFEngine(policy).sample(asked, Sampling(2, max_tokens=4)))) == 2
 
 
 def test_an_adapter_is_loaded_from_anywhere(base, tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -167,9 +169,12 @@ def test_resumed_training_equals_uninterrupted(scored, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapter_trains_and_scores(scored, samples, tmp_path):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])  # bf16: a frozen base in bf16, as on a GPU, under a head in fp32
+def test_an_adapter_trains_and_scores(scored, samples, tmp_path, dtype):
     reasonrl("orm", scored, "--lora-rank", 4, "--lora-layers", 1, "--share-prompts", "--lm-weight", 0.5, "--epochs", 1,
-             "--lr", "5e-3", "-o", tmp_path / "adapter")  # fmt: skip
+             "--lr", "5e-3", "--dtype", dtype, "-o", tmp_path / "adapter")  # fmt: skip
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for name, tensor in weights.items() if "lora_" not in name} == {torch.float32}
     assert (tmp_path / "adapter" / "adapter_config.json").exists()
     done = reasonrl("score", samples, "--reward", "orm", "--orm", tmp_path / "adapter", "-q")
     assert len({json.loads(line)["reward"] for line in done.stdout.splitlines()}) > 50

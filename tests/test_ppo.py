@@ -20,6 +20,7 @@ from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import likelihood
 from reasonrl.training.actor_critic import ActorCritic, Reference
+from reasonrl.training.loop import without_dropout
 from reasonrl.training.ppo import Settings, estimate_advantages, plan, step_loss
 from reasonrl.training.rollouts import Collector, Experience, Rollouts, score
 
@@ -268,6 +269,7 @@ def test_dropout_is_off_in_whatever_way_a_model_writes_it():
     )  # fmt: skip
     policy = Policy("opt", "", None, dropped.train())
     actor = ActorCritic(policy, "shared", 1.0, lora_rank=0, seed=0).train()
+    without_dropout(actor)
     ids, wanted, targets = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.bool), torch.arange(8)
     first, second = (actor(ids, wanted, targets).logprobs for _ in range(2))
     assert torch.equal(first, second)

@@ -105,6 +105,13 @@ def test_rewards_are_summed_with_their_weights(sh, tmp_path):
     assert told == {"exact": 1, "dense": 0.5, "orm": -2}
 
 
+def test_the_last_update_is_looked_at_too(sh, tmp_path):
+    one = "--samples 32 --batch-size 32 --critic-warmup 0 --warmup 0 --lr 1 --final-lr 1"
+    done = sh(f"reasonrl ppo {SMALL} {one} -o out")
+    assert done.code == 1 and "KL has run away" in done.err and "from the one before it learnt at update 1" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_learning_rate_far_too_high_stops_and_leaves_the_last_good_checkpoint(sh, tmp_path):
     done = sh(f"reasonrl ppo {SMALL} --samples 320 --save-every 1 --lr 0.03 --warmup 1 --critic-warmup 2 -o out")
     assert done.code == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from reasonrl.models.policy import Policy, is_adapter
 
@@ -48,5 +49,16 @@ def save(model: nn.Module, policy: Policy, directory: str | Path, *, goes_on: bo
         base = config.base_model_name_or_path
         if base and os.path.isdir(base):
             config.base_model_name_or_path = os.path.realpath(base)
+    _mend(getattr(model, "generation_config", None))
     model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)
+
+
+def _mend(generation: GenerationConfig | None) -> None:
+    """transformers loads a generation configuration with a temperature for greedy decoding (Llama-2-chat's, Vicuna's),
+    and refuses to save it again: at the end of a run, before the weights are written."""
+    try:
+        if generation is not None:
+            generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True

@@ -47,8 +47,9 @@ class Policy:
 
     @property
     def pad_id(self) -> int:
-        """An id to fill tensors with. Padding is masked by length, so any id serves."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.eos_ids, default=0)
+        """An id to fill tensors with. Padding is masked by length, so any serves that the model has an embedding for; a
+        tokenizer's own may have none (one that was added without resizing the model)."""
+        return 0
 
     @property
     def eos_id(self) -> int:
@@ -178,7 +179,10 @@ def load_weights(
 ) -> Policy:
     """`policy` with its model, in evaluation mode. `plain` or, for an adapter directory, `adapter` loads that from
     policy.directory, with transformers' options. Raises ReasonRLError where it cannot."""
-    where = torch.device(device) if device else best_device()
+    # "cuda" before the processes of `accelerate launch` have been given their GPUs would be the first one for all.
+    where = (
+        best_device() if device is None or (device == "cuda" and torch.cuda.is_available()) else torch.device(device)
+    )
     load = adapter if is_adapter(policy.directory) else plain
     try:
         with warnings.catch_warnings():
@@ -225,8 +229,13 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def has_bf16() -> bool:
+    """Whether the GPU calculates in bf16. Older ones (T4, V100) only emulate it, slower than fp32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
     """auto: bf16 on a GPU that has it, else fp32."""
     if name == "auto":
-        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        name = "bf16" if device.type == "cuda" and has_bf16() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]

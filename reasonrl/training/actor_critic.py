@@ -54,7 +54,6 @@ class ActorCritic(nn.Module):
         torch.manual_seed(seed)
         width = policy.model.get_output_embeddings().weight.shape[1]
         self.head = ValueHead(width).to(policy.model.device) if critic != "none" else None
-        _without_dropout(self)
 
     def forward(
         self,
@@ -99,13 +98,3 @@ class Reference:
         with actor.policy.disable_adapter() if self.copy is None else nullcontext():
             hidden = model.get_decoder()(input_ids=part.input_ids, use_cache=False).last_hidden_state[part.learnt]
             return token_scores(hidden, model.get_output_embeddings(), part.targets, actor.temperature).logprobs
-
-
-def _without_dropout(model: nn.Module) -> None:
-    """Dropout would make the new policy differ from the old one before anything is learnt."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():  # models of transformers hand such numbers to functional dropout
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -10,17 +10,23 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from reasonrl import console, jsonl
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models.checkpoint import NEW_STATE, Checkpoint
+from reasonrl.models.policy import has_bf16
 from reasonrl.training.batching import Microbatch
+
+PATIENCE = timedelta(
+    hours=6
+)  # of processes that wait while the first one evaluates or saves; NCCL's own is ten minutes
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,16 @@ def cosine(step: int, total: int, warmup: int, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def without_dropout(model: torch.nn.Module) -> None:
+    """In RL it would make the new policy differ from the old one before anything is learnt (arXiv 2403.17031)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():  # models of transformers hand such numbers to functional dropout
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 class Diverged(ReasonRLError):
     """The run has left the range in which going on makes sense."""
 
@@ -58,11 +74,14 @@ def make_accelerator(
         raise UsageError(
             f"--device {device}: pick the GPU with CUDA_VISIBLE_DEVICES, training takes the first visible one"
         )
-    has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    bf16 = dtype == "bf16" or (dtype == "auto" and has_bf16)
+    bf16 = dtype == "bf16" or (dtype == "auto" and device != "cpu" and has_bf16())
     try:
         accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", log_with=log_with, project_dir=directory
+            cpu=device == "cpu",
+            mixed_precision="bf16" if bf16 else "no",
+            log_with=log_with,
+            project_dir=directory,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise UsageError(f"--log-with {log_with}: {error}") from None
@@ -89,6 +108,7 @@ class Loop:
         updates: int = 1,
     ):
         set_seed(seed)
+        without_dropout(model)
         self.accelerator, self.checkpoint, self.total, self.save_every = accelerator, checkpoint, total, save_every
         self.optimisation = optimisation
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -192,7 +212,7 @@ class Loop:
         self.accelerator.save_state(str(aside), safe_serialization=False)
         self.accelerator.wait_for_everyone()
         if self.is_main:
-            jsonl.write_json(aside / "position.json", {"step": self.step})
+            jsonl.write_json(aside / "position.json", {"step": self.step, "processes": self.world})
             self._take_over(aside)
         self.accelerator.wait_for_everyone()
 
@@ -210,7 +230,13 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if not (state / "position.json").exists():
             return 0
+        position = jsonl.read_json(state / "position.json")
+        if (saved := position.get("processes", self.world)) != self.world:  # weights have other names then
+            raise UsageError(
+                f"{self.checkpoint.partial} was saved by {saved} processes, and this is a run of {self.world}; go on "
+                f"with `accelerate launch --num_processes {saved}`, or start again with --force"
+            )
         self.accelerator.load_state(str(state))
-        step = int(jsonl.read_json(state / "position.json")["step"])
+        step = int(position["step"])
         console.log(f"resuming at step {step} of {self.total}")
         return step

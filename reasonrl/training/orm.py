@@ -200,7 +200,7 @@ def weighted_loss(
     loss = binary_cross_entropy_with_logits(logits, part.labels, part.weights, reduction="sum")
     if lm_weight:
         hidden = output.hidden_states[-1][part.token_rows, part.token_places]
-        said = cross_entropy((hidden @ output_embeddings.T).float(), part.tokens, reduction="none")
+        said = cross_entropy((hidden @ output_embeddings.to(hidden.dtype).T).float(), part.tokens, reduction="none")
         loss = loss + lm_weight * (part.token_weights * said).sum()
     return loss
 
@@ -247,6 +247,7 @@ def train(
         model.enable_input_require_grads()
     if settings.lora_rank:
         model = adapters.add_lora(verifier, settings.lora_rank, "TOKEN_CLS", settings.seed, settings.lora_layers)
+        head(model).float()  # it learns, and the frozen base may be in bf16
     loop = Loop(
         accelerator, model, settings.optimisation, len(plan), checkpoint, settings.save_every, settings.seed
     )  # fmt: skip

@@ -226,11 +226,12 @@ class Trainer:
             )  # fmt: skip
         estimate_advantages(rollouts, settings, loop.summed)
         metrics = self._of_rollouts(rollouts)
-        self._check(metrics)
+        self._check(metrics["kl_k1"], "the initial policy", metrics)
         self._keep()
         spent["score"] = watch.seconds
         watch = Stopwatch()
         metrics |= self._learn(rollouts)
+        self._check(metrics["approx_kl"], "the one before it learnt", metrics)  # nobody draws behind the last update
         spent["update"] = watch.seconds
         passes = {"rollout": 1, "score": 1, "update": settings.epochs}
         for phase, seconds in spent.items():
@@ -289,12 +290,12 @@ class Trainer:
         *totals, number = self.loop.summed(values).tolist()
         return {name: total / number for name, total in zip(sums, totals, strict=True)}
 
-    def _check(self, metrics: dict[str, Any]) -> None:
-        """Raises Diverged where the policy has left the one it started from."""
-        kl, limit = metrics["kl_k1"], self.settings.kl_limit or math.inf
+    def _check(self, kl: float, other: str, metrics: dict[str, Any]) -> None:
+        """Raises Diverged where the policy has left another one."""
+        limit = self.settings.kl_limit or math.inf
         if not kl < limit:
             raise Diverged(
-                f"KL has run away: {kl:.3g} nats a token from the initial policy at update {self.loop.step + 1}, "
+                f"KL has run away: {kl:.3g} nats a token from {other} at update {self.loop.step + 1}, "
                 f"accuracy {metrics['accuracy']:.3f} (--kl-limit {limit:g}); try a smaller --lr or a larger --kl"
             )
 
