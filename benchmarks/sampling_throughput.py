@@ -34,8 +34,15 @@ def useful(rows: list[list[int]], eos: set[int]) -> int:
     return sum(next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in rows)
 
 
-def generate(policy: Policy, requests: list[Request], k: int) -> Turn:
-    """transformers' `generate`, all prompts in one batch."""
+def generate(policy: Policy, requests: list[Request], k: int, rows: int) -> Turn:
+    """transformers' `generate`, so many rows at a time: a batch goes on until its longest row has ended, so the largest
+    one is not the fastest."""
+    size = max(1, rows // k)
+    parts = [_generate(policy, requests[first : first + size], k) for first in range(0, len(requests), size)]
+    return lambda seed, max_tokens: sum(part(seed + n, max_tokens) for n, part in enumerate(parts))
+
+
+def _generate(policy: Policy, requests: list[Request], k: int) -> Turn:
     width = max(len(request.prompt_ids) for request in requests)
     ids = torch.full((len(requests), width), policy.pad_id)
     mask = torch.zeros_like(ids)
@@ -119,14 +126,15 @@ def main() -> None:
         from reasonrl.sampling.hf import HFEngine
 
         engine, stop, required = HFEngine(policy), (), options.require or 2.0
-        peer, theirs = "transformers generate", generate(policy, requests, options.k)
+        rows = sorted({options.k, min(256, options.problems * options.k), options.problems * options.k})
+        peers = {f"transformers generate, {n} rows at a time": generate(policy, requests, options.k, n) for n in rows}
     else:
         from reasonrl.sampling.vllm import VLLMEngine
 
         engine_args = {"enforce_eager": True, "max_model_len": options.max_model_len}
         engine, stop, required = VLLMEngine(policy, "fp32", engine_args=engine_args), STOP, options.require or 0.95
-        peer, theirs = "LLM.generate", bare_vllm(policy, requests, options.k, engine_args)
-    turns = {peer: theirs, f"reasonrl, {options.engine}": ours(engine, requests, options.k, stop)}
+        peers = {"LLM.generate": bare_vllm(policy, requests, options.k, engine_args)}
+    turns = peers | {f"reasonrl, {options.engine}": ours(engine, requests, options.k, stop)}
     for turn in turns.values():
         turn(0, 8)  # warms up
     if options.profile:
@@ -141,7 +149,7 @@ def main() -> None:
             rates[name].append(tokens / (clock() - start))
     engine.close()
     median = {name: statistics.median(of_name) for name, of_name in rates.items()}
-    ours_, theirs_ = median[f"reasonrl, {options.engine}"], median[peer]
+    ours_, theirs_ = median[f"reasonrl, {options.engine}"], max(median[peer] for peer in peers)
     lengths = [len(request.prompt_ids) for request in requests]
     print(
         f"{options.problems} problems × {options.k}, prompts of {min(lengths)} to {max(lengths)} tokens, at most "
@@ -151,7 +159,7 @@ def main() -> None:
     print(f"| engine | useful tokens a {unit} (median) | lowest | highest |\n| --- | --- | --- | --- |")
     for name, of_name in rates.items():
         print(f"| {name} | {median[name]:,.0f} | {min(of_name):,.0f} | {max(of_name):,.0f} |")
-    print(f"\nratio {ours_ / theirs_:.2f}, required {required}")
+    print(f"\nratio to the best of the peer's {ours_ / theirs_:.2f}, required {required}")
     raise SystemExit(ours_ < required * theirs_)
 
 

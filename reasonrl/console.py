@@ -44,12 +44,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))  # a label may look like markup
     with suppress(OSError):
         Console(stderr=True).print(drawn)
 

@@ -24,30 +24,29 @@ MANNER = {
 # check: to mend one and go on is what many a run is resumed for.
 READS = ("problems", "records", "samples", "scored", "data", "task", "prompt", "model", "base", "orm")
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
-STDIN = "<stdin>"
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 BESIDE = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 WHOLE_HASH_LIMIT = 4 << 30  # bytes; reading more takes longer than anybody waits for a check
 
 _stage = ""
 _arguments: dict[str, Any] = {}
-_stdin: str | None = None
+_read: dict[str, str] = {}
 
 
 def begin(stage: str, arguments: dict[str, Any]) -> None:
     """Called once by `cli`: what this process was asked to do."""
-    global _stage, _arguments, _stdin
-    _stdin = None
+    global _stage, _arguments, _read
+    _read = {}
     _stage = stage
     _arguments = {name: _plain(value) for name, value in arguments.items()}
     hash_files.cache_clear()
 
 
 def has_read(readers: list[jsonl.Reader]) -> None:
-    """Called by a stage that keeps state which depends on all of its input, once it has that. Files are known by their
-    names; of stdin nothing but its hash is left."""
-    global _stdin
-    _stdin = next((reader.sha256 for reader in readers if reader.path == "-"), None)
+    """Called by a stage that keeps state which depends on all of its input, once it has that: of stdin, and of a data
+    set found by --path or $REASONRL_DATA, the arguments name no file that could be hashed again."""
+    global _read
+    _read = {reader.name: reader.sha256 for reader in readers if reader.sha256 and reader.name not in _named()}
 
 
 def _plain(value: Any) -> Any:
@@ -112,13 +111,17 @@ def hash_files(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def sources() -> dict[str, str]:
-    """The hash of each file and model directory that the arguments name, and of stdin if it was read. A bundled model
-    and one of a hub have none: their names say which they are."""
+def _named() -> set[str]:
+    """The files and directories that the arguments name, and what may be a hub id."""
     given = (_arguments.get(name) for name in READS)
-    named = {path for value in given if value for path in (value if isinstance(value, list) else [value])}
+    return {path for value in given if value for path in (value if isinstance(value, list) else [value])}
+
+
+def sources() -> dict[str, str]:
+    """The hash of each file and model directory that the arguments name, and of what else was read. A bundled model and
+    one of a hub have none: their names say which they are."""
     on_disk = lambda path: os.path.isdir(path) or (os.path.isfile(path) and not path.endswith(".py"))
-    return {path: hash_files(path) for path in sorted(filter(on_disk, named))} | ({STDIN: _stdin} if _stdin else {})
+    return {path: hash_files(path) for path in sorted(filter(on_disk, _named()))} | _read
 
 
 def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bool = False) -> None:
@@ -134,11 +137,11 @@ def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bo
             f"{where} was made by another command ({what or described.get('stage')}); --force starts again"
         )
     for path, digest in described.get("sources", {}).items() if going_on else ():
-        if path == STDIN:
-            changed = _stdin and _stdin != digest
-        else:  # the stage itself says it best where one is gone
-            changed = os.path.exists(path) and hash_files(path) != digest
-        if changed:
+        if path in _named():  # the stage itself says it best where one is gone
+            now = hash_files(path) if os.path.exists(path) else digest
+        else:
+            now = _read.get(path, digest)  # nothing, as long as nothing has been read
+        if now != digest:
             raise UsageError(f"{where}: did the input change? {path} is not what it was then; --force starts again")
 
 
@@ -150,7 +153,7 @@ def _check_stdin(path: str) -> None:
     """Raises UsageError where stdin is not what a finished file was made from. What wrote to it may have failed then,
     which nobody but the shell can see, and have been mended since."""
     inputs = jsonl.read_json(sidecar_of(path)).get("inputs", []) if sidecar_of(path).exists() else []
-    then = next((one for one in inputs if one["path"] == STDIN and one["sha256"]), None)
+    then = next((one for one in inputs if one["path"] == "<stdin>" and one["sha256"]), None)
     if not then or not streams.stdin_is_data():
         return
     reader = jsonl.Reader("-")

@@ -81,6 +81,11 @@ def test_the_interval_is_seeded(sh):
     assert one == same and {one} < {one, *others}  # some may agree in both ends
 
 
+def test_labels_that_look_like_markup_are_shown(sh):
+    done = sh("reasonrl eval --set note='[/x]' --set split='[test]'", stdin=lines(*answers("a", "12")))
+    assert done.code == 0 and "note=[/x] split=[test]" in done.err
+
+
 def test_unequal_numbers_of_samples_are_told(sh):
     done = sh("reasonrl eval", stdin=lines(*answers("a", "111"), *answers("b", "12")))
     assert "warning: questions have 2 to 3 samples each; metrics go up to k = 2" in done.err

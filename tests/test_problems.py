@@ -99,7 +99,6 @@ def test_where_problems_come_from_first_that_applies(environment, tmp_path):
     assert ids("[], 'mini', 'test', 2", "piped.jsonl")[0] == ["mini/test/0", "mini/test/1"]
     assert ids("[], None, 'test', None", "piped.jsonl")[0] == ["piped/0", "piped/1"]
     assert ids("['-'], None, 'test', None", "piped.jsonl")[0] == ["piped/0", "piped/1"]
-    assert ids("[], None, 'test', None, shard=(1, 2)", "piped.jsonl")[0] == ["piped/1"]
     found, said = ids("[], None, 'test', None", "/dev/null")
     assert found == [f"mini/test/{n}" for n in range(16)]
     assert "no problems given: taking the first 16 of mini (test)" in said

@@ -8,24 +8,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from spelling import spelling_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonrl.errors import ReasonRLError, RecordError, UsageError
-from reasonrl.models import checkpoint, labels
+from reasonrl.errors import ReasonRLError, RecordError
+from reasonrl.models import labels
 from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps, interleave, step_starts
-from reasonrl.models.policy import Policy, load_policy
+from reasonrl.models.policy import load_policy
 from reasonrl.rewards.judge import Judge
 from reasonrl.rewards.named import Means, choices
 from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling.conditional import Conditional
 from reasonrl.sampling.hf import HFEngine
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import rcrl
 from reasonrl.training.batching import collate
 from reasonrl.training.labelling import COST, Labeller, add_costs
-from reasonrl.training.losses import TokenLogprobs
 
 GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT.good, TEXT.bad), strict=True))
 
@@ -33,23 +31,6 @@ GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT
 @pytest.fixture(scope="module")
 def policy():
     return load_policy("tiny", device="cpu", dtype="fp32")
-
-
-def spelling_policy(letters="ab", extra=(), seed=0, tied=False, spare=0):
-    """A random policy that spells with single letters and newlines: few enough to enumerate what it can say."""
-    vocabulary = {token: i for i, token in enumerate(["<eos>", "\n", *letters, *extra])}
-    spelling = Tokenizer(models.WordLevel(vocabulary, unk_token=letters[0]))
-    spelling.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    spelling.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=spelling, eos_token="<eos>", additional_special_tokens=list(extra)
-    )
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary) + spare, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2, initializer_range=0.5, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=None,
-    )  # fmt: skip
-    return Policy("letters", "nowhere", tokenizer, LlamaForCausalLM(config).eval(), eos_ids={0}, context=128)
 
 
 # Where labels stand
@@ -320,89 +301,3 @@ def test_ids_that_the_tokenizer_does_not_know_can_be_drawn():
         pieces = policy.pieces(one.ids)
         assert all(piece == "" for token, piece in zip(one.ids, pieces, strict=True) if token >= known)
         assert "".join(pieces).startswith(one.text)
-
-
-# What is drawn
-
-
-def requests(policy, count):
-    form = PromptForm()
-    return [Request(problem["id"], policy.encode_prompt(form.render(problem["question"])))
-            for _, problem in zip(range(count), mini.problems("test"), strict=False)]  # fmt: skip
-
-
-def test_drawing_and_learning_read_the_same_text(policy):
-    """The log-probabilities of what is drawn behind labels are those that training would give it."""
-    asked = requests(policy, 6)
-    engine = Conditional(HFEngine(policy), policy, BAD)
-    label = policy.encode_completion(TEXT.bad)
-    scorer = TokenLogprobs(policy.model)
-    for request, drawn in zip(asked, engine.sample(asked, Sampling(3, max_tokens=60)), strict=True):
-        for one in drawn:
-            starts = step_starts(policy.pieces(one.ids))
-            starts = starts[:-1] if starts[-1] == len(one.ids) else starts
-            found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
-            example = rcrl.to_example(found, [True] * len(starts), ([], label))
-            batch = collate([example], 0)
-            with torch.no_grad():
-                scored = scorer(batch.input_ids, batch.learnt, batch.targets)
-            assert batch.targets.tolist() == one.ids
-            assert torch.allclose(scored, torch.tensor(one.logprobs), atol=1e-4)
-            assert len(one.ids) <= 60 and "[" not in one.text
-
-
-def test_draws_do_not_depend_on_company(policy):
-    asked = requests(policy, 5)
-    make = lambda budget: Conditional(HFEngine(policy, budget), policy, GOOD)
-    together = list(make(None).sample(asked, Sampling(4, max_tokens=50)))
-    assert [of for one in asked for of in make(300).sample([one], Sampling(4, max_tokens=50))] == together or (
-        # other batches differ only where rounding tips a draw
-        sum(a.ids == b.ids for one, of in zip(asked, together, strict=True)
-            for a, b in zip(next(make(300).sample([one], Sampling(4, max_tokens=50))), of, strict=True)) >= 19
-    )  # fmt: skip
-    assert together != list(Conditional(HFEngine(policy), policy, BAD).sample(asked, Sampling(4, max_tokens=50)))
-
-
-def test_a_policy_that_likes_labels_draws_none():
-    """Two labels in a vocabulary of six: a third of a random policy's draws. Ruled out, the rest keeps its odds."""
-    policy = spelling_policy(extra=("[GOOD]", "[BAD]"), seed=10)
-    wanted = Condition("[GOOD]", "[GOOD]", TOKENS)
-    asked = [Request("q", policy.encode_completion("ab"))]
-    label = policy.encode_completion("[GOOD]")
-    assert len(label) == 1
-    (drawn,) = Conditional(HFEngine(policy, 1 << 16), policy, wanted).sample(asked, Sampling(2000, max_tokens=12))
-    assert not any({4, 5} & set(one.ids) for one in drawn)
-    assert all(len(one.logprobs) == len(one.ids) for one in drawn)
-    with torch.no_grad():
-        odds = policy.model(torch.tensor([asked[0].prompt_ids + label])).logits[0, -1].softmax(-1)[:4]
-    odds = (odds / odds.sum()).tolist()
-    first = Counter(one.ids[0] for one in drawn)
-    for token, p in enumerate(odds):
-        assert abs(first[token] / 2000 - p) < 4 * math.sqrt(p * (1 - p) / 2000)
-    (greedy,) = Conditional(HFEngine(policy), policy, wanted).sample(asked, Sampling(temperature=0, max_tokens=6))
-    assert not {4, 5} & set(greedy[0].ids)
-
-
-def test_a_stop_string_is_found_across_steps():
-    policy = spelling_policy(seed=1)
-    wanted = Condition("[GOOD]", "ab", labels.Labels("ab", "ba"))
-    engine = Conditional(HFEngine(policy), policy, wanted)
-    engine.drawn_labels = []  # letters are labels here, and may be drawn
-    (drawn,) = engine.sample([Request("q", [2])], Sampling(400, max_tokens=12, stop=("a\nb",)))
-    ends = Counter(one.finish for one in drawn)
-    assert ends["stop"] > 5 and ends["eos"] > 5
-    for one in drawn:
-        assert "a\nb" not in one.text
-        assert ("a\nb" in policy.decode([one.ids])[0]) == (one.finish == "stop")
-        assert one.finish != "stop" or one.ids[-3:] == [2, 1, 3]
-
-
-def test_conditions_are_those_that_the_model_knows(tmp_path):
-    assert labels.condition(None, str(tmp_path), "m") is None
-    with pytest.raises(UsageError, match="was not trained on labels"):
-        labels.condition("[GOOD]", str(tmp_path), "m")
-    (tmp_path / checkpoint.MARKER).write_text('{"labels": {"good": "[GOOD]\\n", "bad": "[BAD]\\n"}}')
-    assert labels.condition(None, str(tmp_path), "m") == GOOD
-    assert labels.condition("[BAD]", str(tmp_path), "m") == BAD
-    with pytest.raises(UsageError, match=r"m knows \[GOOD\] and \[BAD\]"):
-        labels.condition("best", str(tmp_path), "m")

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, lines
 
 from reasonrl import provenance
 from reasonrl.errors import AlreadyDone, UsageError
@@ -110,6 +110,21 @@ def test_training_does_not_go_on_over_other_examples(sh, tmp_path, killed_at):
 
 
 @pytest.mark.slow
+def test_training_does_not_go_on_with_another_number_of_processes(sh, tmp_path, killed_at):
+    assert sh("reasonrl data mini --limit 64 -o kept.jsonl").code == 0
+    sft = "reasonrl sft kept.jsonl --epochs 4 --batch-size 8 --save-every 2 -o policy"
+    killed_at(sft, "policy.partial/metrics.jsonl", 6)
+    position = tmp_path / "policy.partial" / "state" / "position.json"
+    saved = json.loads(position.read_text())
+    assert saved["processes"] == 1
+    position.write_text(json.dumps(saved | {"processes": 4}))
+    refused = sh(f"{sft} --resume")
+    assert refused.code == 2 and "saved by 4 processes, and this is a run of 1" in refused.err
+    position.write_text(json.dumps(saved))
+    assert sh(f"{sft} --resume").code == 0
+
+
+@pytest.mark.slow
 def test_training_does_not_go_on_over_other_examples_from_a_pipe(sh, tmp_path, killed_at):
     sft = "reasonrl sft --epochs 4 --batch-size 8 --save-every 2 -o policy"
     killed_at(f"{sft} < <(reasonrl data mini --limit 64)", "policy.partial/metrics.jsonl", 6)
@@ -117,6 +132,23 @@ def test_training_does_not_go_on_over_other_examples_from_a_pipe(sh, tmp_path, k
     assert (refused.code, refused.out) == (2, b"") and "policy.partial: did the input change? <stdin>" in refused.err
     done = sh(f"reasonrl data mini --limit 64 | {sft} --resume")
     assert done.code == 0 and "resuming at step" in done.err
+
+
+@pytest.mark.slow
+def test_one_file_holds_samples_of_one_data_set(sh, tmp_path):
+    """Ids of a data set are numbers of lines: they fit whatever else stands there."""
+    problems = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(40)]
+    (tmp_path / "sets" / "gsm8k").mkdir(parents=True)
+    file = tmp_path / "sets" / "gsm8k" / "train.jsonl"
+    file.write_bytes(lines(*problems))
+    sample = "reasonrl sample --task gsm8k --path sets --k 8 --max-tokens 40 --batch-tokens 1000 -o s.jsonl"
+    assert sh(f"ulimit -f 60; {sample}").code == 1
+    file.write_bytes(lines(*problems[::-1]))
+    refused = sh(f"{sample} --resume")
+    assert refused.code == 2 and "s.jsonl.partial does not fit these problems" in refused.err
+    file.write_bytes(lines(*problems))
+    done = sh(f"{sample} --resume")
+    assert done.code == 0 and "resuming behind" in done.err
 
 
 @pytest.mark.slow

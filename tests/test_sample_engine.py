@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import GPTJConfig, GPTJForCausalLM
 
-from reasonrl.errors import RecordError
+from reasonrl.errors import RecordError, UsageError
 from reasonrl.models.policy import load_policy
-from reasonrl.sampling import Request, Sampling
+from reasonrl.sampling import Request, Sampling, attention
 from reasonrl.sampling.hf import HFEngine
 from reasonrl.tasks import mini
 from reasonrl.tasks.prompts import PromptForm
@@ -150,3 +152,27 @@ def test_a_generator_of_requests_is_not_read_to_its_end_first(policy, requests):
     drawn = HFEngine(policy, batch_tokens=2000).sample(endless(), Sampling(k=2, max_tokens=8))
     assert len(next(drawn)) == 2
     assert len(read) < 200
+
+
+@pytest.mark.parametrize(("groups", "width"), [(4, 8), (2, 8), (1, 5)])
+def test_one_query_attends_as_pytorch_has_it(groups, width):
+    """Grouped heads, and values narrower than queries (multi-head latent attention)."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(3, heads, n, 8, generator=generator) for heads, n in ((4, 1), (groups, 6)))
+    value = torch.randn(3, groups, 6, width, generator=generator)
+    mask = torch.rand(3, 1, 1, 6, generator=generator) < 0.7
+    mask[..., -1] = True
+    out, _ = attention.attend(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    key, value = (part.repeat_interleave(4 // groups, 1) for part in (key, value))
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
+    assert torch.allclose(out, expected.transpose(1, 2), atol=1e-6)
+
+
+def test_a_model_with_an_attention_of_its_own_is_refused_not_drawn_from_wrongly(policy, requests):
+    config = GPTJConfig(vocab_size=50, n_positions=64, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
+    config._attn_implementation = "eager"
+    with (
+        pytest.raises(UsageError, match="gptj bring an attention of their own"),
+        attention.used_by(GPTJForCausalLM(config)),
+    ):
+        pass

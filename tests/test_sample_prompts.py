@@ -44,6 +44,13 @@ def test_shots_are_fixed_by_the_seed_and_never_the_problem_itself(sh):
     assert exemplar not in other["plan"]["shots_ids"] and len(other["plan"]["shots_ids"]) == 2
 
 
+def test_shots_of_problems_of_several_tasks_want_a_name(sh):
+    mixed = "(reasonrl data mini --limit 1; reasonrl data mini --limit 1 | sed 's|mini/train/0|svamp/train/0|')"
+    for shard in ("", "--shard 0/2", "--shard 1/2"):  # each shard alone has one task
+        done = sh(f"{mixed} | reasonrl sample --shots 1 --max-tokens 4 {shard}")
+        assert done.code == 2 and "--shots 1: name with --task the task" in done.err
+
+
 def test_records_say_which_shots_and_the_sidecar_shows_them(sh, tmp_path):
     done = sh("reasonrl sample --task mini --limit 2 --shots 1 --max-tokens 4 -o out.jsonl")
     assert done.code == 0, done.err

@@ -58,6 +58,18 @@ def test_without_the_file_such_an_answer_is_an_error_that_names_the_way(sh):
     assert """<stdin>:1: field "answer" is not one number: 'blue' (a --task FILE.py may read""" in done.err
 
 
+def test_a_task_file_is_an_ordinary_module(tmp_path):
+    (tmp_path / "helper_of_task.py").write_text("ANSWER = '7'\n")
+    (tmp_path / "module.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom helper_of_task import ANSWER\n"
+        "@dataclass\nclass Rule:\n    text: str\n"
+        "PROMPT = 'Q: {question}'\nSTOP = '\\nQ:'\ndef extract(text):\n    return ANSWER\n"
+    )
+    task = own.load(str(tmp_path / "module.py"))
+    assert task.extract("") == "7"
+    assert task.stop == ("\nQ:",)  # one text, not three characters
+
+
 def test_ppo_judges_as_score_does(sh, colours):
     scored = sh("reasonrl score --task colours.py -q", stdin=lines(*CASES)).records
     judge = Judge(choices(["exact"], []), Means(), False, own.reading(colours))

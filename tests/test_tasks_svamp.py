@@ -35,6 +35,12 @@ def test_what_is_no_equation_is_refused(equation):
         svamp.solution(equation, "1")
 
 
+@pytest.mark.parametrize("answer", ["1,000", "7 pens", ""])
+def test_an_answer_that_is_no_plain_number_is_an_error_of_its_record(answer):
+    with pytest.raises(RecordError, match='field "answer" is no plain number'):
+        svamp.solution("( 3 + 4 )", answer)
+
+
 def test_a_row_of_the_hub_is_the_same_problem():
     hub = {"ID": "chal-9", "Body": "Ann has 8 pens.", "Question": "She lost 3. How many?", "Equation": "( 8.0 - 3.0 )",
            "Answer": "5.0", "Type": "Subtraction"}  # fmt: skip

@@ -13,6 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from reasonrl.errors import UsageError
+
 NAME = "reasonrl"
 
 
@@ -26,16 +28,16 @@ def attend(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, H, n, D), key and value (B, G, T, D), mask (B, 1, n, T) or None → (B, n, H, D)."""
+    """query (B, H, n, D), key (B, G, T, D), value (B, G, T, V), mask (B, 1, n, T) or None → (B, n, H, V)."""
     if query.shape[2] != 1 or dropout:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    rows, heads, _, size = query.shape
+    rows, heads = query.shape[:2]
     groups = key.shape[1]
-    grouped = query.view(rows, groups, heads // groups, size)
+    grouped = query.view(rows, groups, heads // groups, query.shape[-1])
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(rows, 1, heads, size), None
+    return out.reshape(rows, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register(NAME, attend)
@@ -44,9 +46,18 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def used_by(model):
-    """Switches `model` to this attention for the duration of a block."""
+    """Switches `model` to this attention for the duration of a block.
+
+    Raises UsageError for a model that calculates attention itself, of which transformers only warns: most such classes
+    (GPT-J, CodeGen, MPT) would add our masks of truth values to the scores. Those that call PyTorch's kernel do not.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
+    if model.config._attn_implementation not in (NAME, "sdpa"):
+        raise UsageError(
+            f"models of type {model.config.model_type} bring an attention of their own, with which this process cannot "
+            "sample; use --backend vllm or --base-url"
+        )
     try:
         yield
     finally:

@@ -76,7 +76,8 @@ class Conditional:
     def _add(self, line: _Line, completion: Completion, sampling: Sampling) -> None:
         """Appends what a turn drew, and notes the end if it is one."""
         ids, logprobs = list(completion.ids), completion.logprobs
-        if completion.finish == "stop" and not any("\n" in piece for piece in self.policy.pieces(ids)):
+        ended_by = (*sampling.stop, "\n")
+        if completion.finish == "stop" and not any(text in self.policy.decode([ids])[0] for text in ended_by):
             ids, logprobs = ids + self.policy.encode_completion("\n"), None  # a server that kept it to itself
         before_label = self._before_label(ids)
         drew_label = before_label < len(ids)

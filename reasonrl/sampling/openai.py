@@ -137,8 +137,11 @@ class OpenAIEngine:
             text = self.policy.decode([ids])[0]
         finish = "length"
         if choice.get("finish_reason") != "length":
-            reason = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's name for it, and SGLang's
-            by_text = isinstance(reason, str) or (ids[-1:] and ids[-1] not in self.policy.eos_ids and sampling.stop)
+            told = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]  # of vLLM, of SGLang
+            if told:  # a stop string; an EOS is told as null or as its id
+                by_text = any(isinstance(reason, str) for reason in told)
+            else:
+                by_text = ids[-1:] and ids[-1] not in self.policy.eos_ids and sampling.stop
             finish = "stop" if by_text else "eos"
             # Servers differ in whether the ids end with the EOS that ended them; ours always do.
             if finish == "eos" and not (ids and ids[-1] in self.policy.eos_ids):

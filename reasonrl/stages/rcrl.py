@@ -229,7 +229,7 @@ def _label(
     """Writes the labelled solutions of the problems that an earlier run has not labelled yet."""
     with provenance.open_output(file, force=force, resume=resume, replay=False) as out, ExitStack() as running:
         out.reads(readers)
-        done = whole_problems(out, [problem["id"] for problem in asked], solutions)
+        done = whole_problems(out, asked, solutions)
         if done:
             console.log(f"resuming behind {done} of {len(asked)} problems")
         labeller = start(running)

@@ -103,7 +103,10 @@ def sample(
     """
     if top_p == 0:
         raise UsageError("--top-p 0 leaves nothing to draw from; --temperature 0 is greedy")
-    chosen, readers = source.problems(problems or [], task, split, limit, path=path, shard=flags.parse_shard(shard))
+    chosen, readers = source.problems(problems or [], task, split, limit, path=path)
+    first, of = flags.parse_shard(shard)
+    shown = exemplars.pick(shots, task, chosen, path, seed)
+    chosen = chosen[first::of]
     if not chosen:
         console.log(f"no problem falls to --shard {shard}: the output is empty")
         if not dry_run:
@@ -111,7 +114,6 @@ def sample(
                 out.reads(readers)
                 out.counts = {"problems": 0, "tokens": 0, "truncated": 0}
         return
-    shown = exemplars.pick(shots, task, chosen, path, seed)
     draw = {"k": k, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
 
     def engine_setup():
@@ -128,7 +130,7 @@ def sample(
         )
     with provenance.open_output(output, force=force, resume=resume, replay=False) as out:
         out.reads(readers)
-        done = whole_problems(out, [problem["id"] for problem in chosen], k)
+        done = whole_problems(out, chosen, k)
         if done:
             console.log(f"resuming behind {done} of {len(chosen)} problems")
 
@@ -249,11 +251,13 @@ def _model_hash(directory: str) -> str | None:
     return provenance.hash_files(directory) if os.path.isdir(directory) else None
 
 
-def whole_problems(out: provenance.Output, ids: list[str], k: int) -> int:
-    """How many problems an interrupted run finished. Cuts the file back to them."""
+def whole_problems(out: provenance.Output, problems: list[Record], k: int) -> int:
+    """How many problems an interrupted run finished. Cuts the file back to them. Raises UsageError if what is there is
+    not of these problems: ids alone may be numbers of lines, which fit any file."""
     done = held = 0
     for record in out.kept_records():
-        if done == len(ids) or record.get("id") != ids[done] or record.get("k") != held:
+        fits = done < len(problems) and all(record.get(name) == problems[done][name] for name in ("id", "question"))
+        if not fits or record.get("k") != held:
             raise UsageError(
                 f"{out.partial} does not fit these problems (at id {record.get('id')!r}); --force starts again"
             )

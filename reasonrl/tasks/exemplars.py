@@ -59,8 +59,8 @@ def pick(count: int, task: str | None, problems: list[Record], path: str | None,
     """
     if count == 0:
         return Exemplars(0, ())
-    named = str(problems[0]["id"]).partition("/")[0]
-    if task is None and named not in source.TASKS:
+    named, *others = dict.fromkeys(str(problem["id"]).partition("/")[0] for problem in problems)
+    if task is None and (others or named not in source.TASKS):
         raise UsageError(f"--shots {count}: name with --task the task or the file that exemplars come from")
     solved = [
         problem

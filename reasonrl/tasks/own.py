@@ -4,12 +4,13 @@ The file may define
 
     def problems(split): ...      dictionaries with `question` and `answer`, and `id` and `reference` if there are any
     PROMPT = "Q: {question}\\nA:"  how a question is put
-    STOP = ["\\nQ:"]               where a completion ends (default: before the next question)
+    STOP = ["\\nQ:"]               where a completion ends, a text or several (default: before the next question)
     def extract(completion): ...  the final answer in a completion, None if there is none to read
 """
 
 import importlib.util
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ def load(file: str) -> OwnTask:
     """Runs the file. Raises UsageError, with the line, if it fails or defines nothing of use."""
     if not Path(file).is_file():
         raise UsageError(f"{file}: no such file")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"reasonrl_task_{Path(file).stem}", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # which dataclasses ask for
+    sys.path.append(str(Path(file).resolve().parent))  # it may import what lies beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -45,6 +47,8 @@ def load(file: str) -> OwnTask:
     prompt, stop = getattr(module, "PROMPT", None), getattr(module, "STOP", None)
     if prompt is not None and "{question}" not in prompt:
         raise UsageError(f"{file}: PROMPT has no {{question}} in it")
+    if isinstance(stop, str):
+        stop = (stop,)
     if stop is None:
         from reasonrl.tasks.prompts import next_question
 

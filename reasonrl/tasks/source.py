@@ -153,9 +153,7 @@ def problems(
     limit: int | None,
     *,
     path: str | None = None,
-    shard: tuple[int, int] = (0, 1),
 ) -> tuple[list[Record], list[jsonl.Reader]]:
-    """A list of what `problem_stream` gives; `shard` (I, N) takes every N-th problem from the I-th on."""
+    """A list of what `problem_stream` gives."""
     found, readers = problem_stream(files, task, split, limit, path=path)
-    first, count = shard
-    return list(found)[first::count], readers
+    return list(found), readers

@@ -69,7 +69,10 @@ def solution(equation: str, answer: str) -> str:
         raise RecordError(f'field "equation" cannot be worked out: {equation!r}')
     value = values[-1]
     places = len(answer.partition(".")[2])
-    last = answer if round(value, places) == Fraction(answer) else _spell(value)
+    try:
+        last = answer if round(value, places) == Fraction(answer) else _spell(value)
+    except ValueError:
+        raise RecordError(f'field "answer" is no plain number: {answer!r}') from None
     results = [_spell(result) for _, result in done[:-1]] + [last] * bool(done)
     lines = [f"{step} = {result}" for (step, _), result in zip(done, results, strict=True)]
     return "\n".join([*lines, f"#### {last}"])
