@@ -58,7 +58,7 @@ def test_shards_together_are_the_whole():
 
 
 def test_a_shard_beyond_the_problems_is_empty(tmp_path):
-    problems = b"".join(b'{"id": "x/%d", "question": "1 + 1?", "answer": "2"}\n' % n for n in range(2))
+    problems = b"".join(b'{"id": "mini/x/%d", "question": "1 + 1?", "answer": "2"}\n' % n for n in range(2))
     for more in ((), ("--shots", 2), ("--dry-run",)):
         done = sample("--shard", "3/8", *more, stdin=problems)
         assert (done.stdout, done.stderr.count(b"\n")) == (b"", 1) and b"no problem falls to --shard 3/8" in done.stderr
