@@ -49,6 +49,8 @@ class Reader:
     line had no newline.
     """
 
+    stdin_begun = False  # of this process: what has been read once does not come again
+
     def __init__(self, path: str, before_wait: Callable[[], None] = lambda: None):
         self.path = path
         self.name = "<stdin>" if path == "-" else path
@@ -65,6 +67,7 @@ class Reader:
         return self._hash.hexdigest() if self.hashed and self._at_end else None
 
     def __iter__(self) -> Iterator[bytes]:
+        Reader.stdin_begun |= self.path == "-"
         rest: list[bytes] = []  # the pieces of a line whose end has not come yet
         with _open_input(self.path) as stream:
             while True:

@@ -153,16 +153,16 @@ def _check_stdin(path: str) -> None:
     """Raises UsageError where stdin is not what a finished file was made from. What wrote to it may have failed then,
     which nobody but the shell can see, and have been mended since."""
     inputs = jsonl.read_json(sidecar_of(path)).get("inputs", []) if sidecar_of(path).exists() else []
-    then = next((one for one in inputs if one["path"] == "<stdin>" and one["sha256"]), None)
-    if not then or not streams.stdin_is_data():
-        return
-    reader = jsonl.Reader("-")
-    for _ in reader:
-        pass
-    if reader.sha256 != then["sha256"]:
+    then = next((one["sha256"] for one in inputs if one["path"] == "<stdin>"), None)
+    now = _read.get("<stdin>")
+    if now is None and not jsonl.Reader.stdin_begun and streams.stdin_is_data():
+        reader = jsonl.Reader("-")
+        for _ in reader:
+            pass
+        now = reader.sha256
+    if then and now and then != now:
         raise UsageError(
-            f"{path} was made from {then['lines']} lines of stdin, and the {reader.line_number} that come now are "
-            "others (did what wrote them fail then?); --force starts again"
+            f"{path} was made from other lines of stdin than these (did their writer fail then?); --force starts again"
         )
 
 

@@ -144,9 +144,7 @@ def test_what_an_upstream_that_failed_left_is_not_taken_for_all(sh, tmp_path):
     assert len((tmp_path / "kept.jsonl").read_bytes().splitlines()) == 1  # filter cannot know that more was to come
     (tmp_path / "in.jsonl").write_bytes(lines(sample_record(0), sample_record(1)))
     again = sh(pipe)
-    assert (
-        again.code == 2 and "kept.jsonl was made from 1 lines of stdin, and the 2 that come now are others" in again.err
-    )
+    assert again.code == 2 and "kept.jsonl was made from other lines of stdin" in again.err
     assert sh(pipe.replace("--resume", "--force")).code == 0
     done = sh(pipe)
     assert (done.code, "kept.jsonl is complete" in done.err) == (0, True)

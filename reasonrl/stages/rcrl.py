@@ -132,6 +132,7 @@ def rcrl(
     else:
         training.refuse_conditional(model, "--model", "its solutions would be drawn without labels")
         asked, problem_files = source.problems(problems or [], task, split.value, limit, path=path)
+        provenance.has_read(problem_files)
 
         def start(running: ExitStack):
             """The labeller, with what it runs on."""

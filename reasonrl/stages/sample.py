@@ -104,6 +104,7 @@ def sample(
     if top_p == 0:
         raise UsageError("--top-p 0 leaves nothing to draw from; --temperature 0 is greedy")
     chosen, readers = source.problems(problems or [], task, split, limit, path=path)
+    provenance.has_read(readers)
     first, of = flags.parse_shard(shard)
     shown = exemplars.pick(shots, task, chosen, path, seed)
     chosen = chosen[first::of]
