@@ -136,18 +136,20 @@ def test_training_does_not_go_on_over_other_examples_from_a_pipe(sh, tmp_path, k
 
 @pytest.mark.slow
 def test_one_file_holds_samples_of_one_data_set(sh, tmp_path):
-    """Ids of a data set are numbers of lines: they fit whatever else stands there."""
+    """Ids of a data set are numbers of lines: they fit whatever else stands there, in that file or in another."""
     problems = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(40)]
-    (tmp_path / "sets" / "gsm8k").mkdir(parents=True)
-    file = tmp_path / "sets" / "gsm8k" / "train.jsonl"
-    file.write_bytes(lines(*problems))
-    sample = "reasonrl sample --task gsm8k --path sets --k 8 --max-tokens 40 --batch-tokens 1000 -o s.jsonl"
-    assert sh(f"ulimit -f 60; {sample}").code == 1
-    file.write_bytes(lines(*problems[::-1]))
-    refused = sh(f"{sample} --resume")
+    for directory, rows in (("sets", problems), ("others", problems[::-1])):
+        (tmp_path / directory / "gsm8k").mkdir(parents=True)
+        (tmp_path / directory / "gsm8k" / "train.jsonl").write_bytes(lines(*rows))
+    sample = "reasonrl sample --task gsm8k --k 8 --max-tokens 40 --batch-tokens 1000 -o s.jsonl"
+    assert sh(f"ulimit -f 60; {sample}", REASONRL_DATA="sets").code == 1
+    assert sh("cp sets/gsm8k/train.jsonl kept && cp others/gsm8k/train.jsonl sets/gsm8k/").code == 0
+    refused = sh(f"{sample} --resume", REASONRL_DATA="sets")
+    assert refused.code == 2 and "did the input change? sets/gsm8k/train.jsonl is not what it was" in refused.err
+    refused = sh(f"{sample} --resume", REASONRL_DATA="others")
     assert refused.code == 2 and "s.jsonl.partial does not fit these problems" in refused.err
-    file.write_bytes(lines(*problems))
-    done = sh(f"{sample} --resume")
+    assert sh("cp kept sets/gsm8k/train.jsonl").code == 0
+    done = sh(f"{sample} --resume", REASONRL_DATA="sets")
     assert done.code == 0 and "resuming behind" in done.err
 
 
