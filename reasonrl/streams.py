@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 def stdin_is_data() -> bool:
     """True when stdin is a pipe or a file; False for a terminal, /dev/null, or a closed stdin."""
-    if sys.stdin is None:
+    try:
+        return stat.S_IFMT(os.fstat(0).st_mode) in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK)
+    except OSError:
         return False
-    return stat.S_IFMT(os.fstat(sys.stdin.fileno()).st_mode) in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK)
 
 
 def stdin_is_idle(seconds: float = 0.05) -> bool:
