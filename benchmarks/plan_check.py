@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -100,8 +101,18 @@ def epochs_of_ppo(marker: dict) -> int:
     return marker["arguments"]["epochs"] or commands.PRESETS["ppo"][marker["preset"]][-1]
 
 
+def padding(task: str, *lengths: Callable[[dict], int]) -> float:
+    """Tokens of random batches of 32 training examples, padded to the longest, over tokens of the examples."""
+    from reasonrl.tasks import source
+    from reasonrl.training.batching import batches
+
+    examples = [sum(of(one) for of in lengths) for one in source.task_problems(task, "train")]
+    groups = [[examples[row] for row in rows] for rows in batches(len(examples), 32, 1, 0)]
+    return sum(max(group) * len(group) for group in groups) / sum(map(sum, groups))
+
+
 def lengths(model: str) -> None:
-    """Mean tokens of prompts and of references with their EOS, on the test splits."""
+    """Mean tokens of prompts and of references with their EOS, on the test splits, and the padding of training sets."""
     from statistics import mean
 
     from reasonrl.models.policy import load_tokenizer
@@ -109,12 +120,13 @@ def lengths(model: str) -> None:
     from reasonrl.tasks.prompts import PromptForm
 
     policy, form = load_tokenizer(model), PromptForm()
-    print("| task | prompt | reference |\n| --- | --- | --- |")
+    prompt = lambda one: len(policy.encode_prompt(form.render(one["question"])))
+    reference = lambda one: len(policy.encode_completion(one["reference"])) + 1
+    print("| task | prompt | reference | padding |\n| --- | --- | --- | --- |")
     for task in PROBLEMS:
         problems = list(source.task_problems(task, "test"))
-        prompts = mean(len(policy.encode_prompt(form.render(one["question"]))) for one in problems)
-        references = mean(len(policy.encode_completion(one["reference"])) + 1 for one in problems)
-        print(f"| {task} | {prompts:.1f} | {references:.1f} |")
+        prompts, references = mean(map(prompt, problems)), mean(map(reference, problems))
+        print(f"| {task} | {prompts:.1f} | {references:.1f} | {padding(task, prompt, reference):.2f} |")
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def generate(policy: Policy, requests: list[Request], k: int, rows: int) -> Turn
 
 def _generate(policy: Policy, requests: list[Request], k: int) -> Turn:
     width = max(len(request.prompt_ids) for request in requests)
-    ids = torch.full((len(requests), width), policy.pad_id)
+    ids = torch.zeros((len(requests), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, request in enumerate(requests):
         ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
@@ -55,7 +55,7 @@ def _generate(policy: Policy, requests: list[Request], k: int) -> Turn:
         with torch.inference_mode():
             out = policy.model.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                num_return_sequences=k, max_new_tokens=max_tokens, pad_token_id=policy.pad_id,
+                num_return_sequences=k, max_new_tokens=max_tokens, pad_token_id=0,
             )  # fmt: skip
         return useful(out[:, width:].tolist(), policy.eos_ids)
 

@@ -170,17 +170,19 @@ class Output(jsonl.Sink):
     """A Sink whose file has a sidecar. Fill `counts`, `inputs` and `extra`; they are written when the run ends."""
 
     def __init__(self, path: str, *, force: bool = False, resume: bool = False, replay: bool = True):
-        begun = os.path.exists(path) or os.path.exists(f"{path}.partial")
-        if resume and not force and begun and sidecar_of(path).exists():
-            going_on = os.path.exists(f"{path}.partial")
-            check_same_run(jsonl.read_json(sidecar_of(path)), path, going_on=going_on)
+        going_on = os.path.exists(f"{path}.partial")
+        before: dict[str, Any] = {}
+        if resume and not force and (going_on or os.path.exists(path)) and sidecar_of(path).exists():
+            before = jsonl.read_json(sidecar_of(path))
+            check_same_run(before, path, going_on=going_on)
         try:
             super().__init__(path, force=force, resume=resume, replay=replay)
         except AlreadyDone:
             _check_stdin(path)
             raise
         # A stage that makes its records again sees by them whether its inputs are the same, without reading them twice.
-        self.sources = {} if replay or not self.is_file else sources()
+        # What the run read first stays written down: the stage may yet refuse what it is given now.
+        self.sources = {} if replay or not self.is_file else sources() | before.get("sources", {})
         self.inputs: list[jsonl.Reader] = []
         self.counts: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}

@@ -46,7 +46,7 @@ def test_drawing_and_learning_read_the_same_text(policy):
             starts = starts[:-1] if starts[-1] == len(one.ids) else starts
             found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
             example = rcrl.to_example(found, [True] * len(starts), ([], label))
-            batch = collate([example], 0)
+            batch = collate([example])
             with torch.no_grad():
                 scored = scorer(batch.input_ids, batch.learnt, batch.targets)
             assert batch.targets.tolist() == one.ids

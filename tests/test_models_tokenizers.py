@@ -68,11 +68,9 @@ def test_tokens_that_would_merge_across_the_boundary_do_not(policy):
 
 def test_eos_is_learnt_and_padding_is_not_whatever_their_ids(policy):
     short, long = Example([5, 6], [7, 0]), Example([5, 6, 7], [8, 9, 10, 11, 0])
-    batch = collate([short, long], policy.pad_id)
+    batch = collate([short, long])
     assert batch.targets.tolist() == [7, 0, 8, 9, 10, 11, 0]
-    alone = [
-        TokenLogprobs(policy.model)(b.input_ids, b.learnt, b.targets) for b in (collate([short], 0), collate([long], 0))
-    ]
+    alone = [TokenLogprobs(policy.model)(b.input_ids, b.learnt, b.targets) for b in (collate([short]), collate([long]))]
     together = TokenLogprobs(policy.model)(batch.input_ids, batch.learnt, batch.targets)
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 

@@ -1,8 +1,10 @@
 """The arithmetic of `reasonrl plan`: parameters, bytes and seconds by hand, and the numbers it shares with stages."""
 
+from itertools import islice
+
 import pytest
 
-from reasonrl.planning import commands, devices, shapes
+from reasonrl.planning import commands, devices, shapes, world
 from reasonrl.planning.devices import Draw, Engine
 from reasonrl.planning.world import LENGTHS, PROBLEMS
 
@@ -90,6 +92,30 @@ def test_lengths_are_those_of_the_bundled_model():
     prompts = mean(len(policy.encode_prompt(PromptForm().render(one["question"]))) for one in problems)
     references = mean(len(policy.encode_completion(one["reference"])) + 1 for one in problems)
     assert LENGTHS["mini", "tiny"] == pytest.approx((prompts, references), rel=0.01)
+
+
+def test_padding_is_that_of_the_bundled_data():
+    """Of steps of 32 in one pass, and sorted and cut in two and in four."""
+    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.tasks import source
+    from reasonrl.tasks.prompts import PromptForm
+    from reasonrl.training.batching import Example, batches, microbatches
+
+    policy, form = load_tokenizer("tiny"), PromptForm()
+    examples = [
+        Example(policy.encode_prompt(form.render(one["question"])), [*policy.encode_completion(one["reference"]), 0])
+        for one in islice(source.task_problems("mini", "train"), 3200)
+    ]
+    for parts in (1, 2, 4):
+        passed = 0
+        for rows in batches(len(examples), 32, 1, 0):
+            step = sorted((examples[row] for row in rows), key=len, reverse=True)
+            for first in range(0, 32, 32 // parts):
+                (batch,) = microbatches(step[first : first + 32 // parts], 1 << 20)
+                passed += batch.input_ids.numel()
+        assert passed / sum(map(len, examples)) == pytest.approx(
+            world.padding("mini", shapes.of_model("tiny"), parts), rel=0.04
+        )
 
 
 def test_problems_are_counted_as_the_tasks_have_them(data):

@@ -58,9 +58,7 @@ def collector(policy, *said, rewards=("exact",), weights=(), k=4, penalty=0.0, *
 def scored(policy, rollouts, settings, *, batch_tokens=1 << 13, actor=None):
     reference = Reference(policy, settings.lora_rank)
     actor = actor or ActorCritic(policy, "shared", settings.temperature, lora_rank=settings.lora_rank, seed=0)
-    score(
-        rollouts, actor, lambda part: reference.logprobs(actor, part), batch_tokens, policy.pad_id, torch.device("cpu")
-    )
+    score(rollouts, actor, lambda part: reference.logprobs(actor, part), batch_tokens, torch.device("cpu"))
     return actor
 
 
@@ -84,7 +82,7 @@ def test_eos_is_learnt_where_padding_is_eos(policy):
     rollouts = collector(policy, completion(policy, "#### 1"), completion(policy, right(problem)))([problem], [0])
     scored(policy, rollouts, Settings())
     estimate_advantages(rollouts, Settings(k=2))
-    batch = Experience.of(rollouts, [1, 0], pad_id=policy.eos_id)
+    batch = Experience.of(rollouts, [1, 0])
     lengths = [len(example.completion_ids) for example in rollouts.examples]
     assert batch.learnt.sum(1).tolist() == [lengths[1], lengths[0]] and rollouts.mask.sum(1).tolist() == lengths
     assert batch.targets.tolist() == rollouts.examples[1].completion_ids + rollouts.examples[0].completion_ids
@@ -171,7 +169,7 @@ def test_kl_is_zero_before_anything_is_learnt_and_then_told_by_both_estimators(p
         )
     reference = rollouts.reference.clone()
     frozen = Reference(load_policy("tiny", device="cpu", dtype="fp32"), 0)
-    score(rollouts, actor, lambda part: frozen.logprobs(actor, part), 1 << 13, 0, torch.device("cpu"))
+    score(rollouts, actor, lambda part: frozen.logprobs(actor, part), 1 << 13, torch.device("cpu"))
     torch.testing.assert_close(rollouts.reference, reference)
     assert not torch.allclose(rollouts.logprobs, rollouts.reference)
 
@@ -231,7 +229,7 @@ def test_neither_loss_nor_gradient_depends_on_the_microbatches(policy, advantage
         actor.zero_grad()
         total = 0.0
         for rows in rollouts.by_length(range(12), batch_tokens):
-            part = Experience.of(rollouts, rows, policy.pad_id)
+            part = Experience.of(rollouts, rows)
             loss = step_loss(actor, part, settings, rollouts.tokens, actor_learns=True, sums=sums)
             loss.backward()
             total += float(loss)
@@ -285,7 +283,7 @@ def test_critic_warmup_leaves_the_policy_as_it_is(policy, critic):
     estimate_advantages(rollouts, settings)
     with torch.no_grad():
         actor.head.layers[-1].weight.fill_(0.1)
-    part = Experience.of(rollouts, list(range(8)), policy.pad_id)
+    part = Experience.of(rollouts, list(range(8)))
     step_loss(actor, part, settings, rollouts.tokens, actor_learns=False, sums=Counter()).backward()
     learnt = {name for name, p in actor.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert learnt and not any(name.startswith("policy.") for name in learnt)

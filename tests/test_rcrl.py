@@ -86,7 +86,7 @@ def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
     learnt = [token for token, own in zip(second.completion_ids, second.mask, strict=True) if own]
     assert second.completion_ids == example.completion_ids
     assert learnt == [*policy.encode_completion("B 2\n"), policy.eos_id] and second.learnt == len(learnt)
-    batch = collate([example, second], 0)
+    batch = collate([example, second])
     assert len(batch.targets) == example.learnt + second.learnt == int(batch.learnt.sum())
 
 

@@ -144,10 +144,11 @@ def test_one_file_holds_samples_of_one_data_set(sh, tmp_path):
     sample = "reasonrl sample --task gsm8k --k 8 --max-tokens 40 --batch-tokens 1000 -o s.jsonl"
     assert sh(f"ulimit -f 60; {sample}", REASONRL_DATA="sets").code == 1
     assert sh("cp sets/gsm8k/train.jsonl kept && cp others/gsm8k/train.jsonl sets/gsm8k/").code == 0
-    refused = sh(f"{sample} --resume", REASONRL_DATA="sets")
-    assert refused.code == 2 and "did the input change? sets/gsm8k/train.jsonl is not what it was" in refused.err
-    refused = sh(f"{sample} --resume", REASONRL_DATA="others")
-    assert refused.code == 2 and "s.jsonl.partial does not fit these problems" in refused.err
+    changed = "did the input change? sets/gsm8k/train.jsonl is not what it was"
+    misfit = "s.jsonl.partial does not fit these problems"
+    for directory, complaint in (("sets", changed), ("others", misfit), ("sets", changed)):  # a refusal forgets nothing
+        refused = sh(f"{sample} --resume", REASONRL_DATA=directory)
+        assert refused.code == 2 and complaint in refused.err
     assert sh("cp kept sets/gsm8k/train.jsonl").code == 0
     done = sh(f"{sample} --resume", REASONRL_DATA="sets")
     assert done.code == 0 and "resuming behind" in done.err

@@ -74,7 +74,7 @@ def test_logprobs_are_the_models_own_whatever_the_temperature(policy, requests):
         drawn = list(HFEngine(policy).sample(requests[:10], Sampling(k=3, temperature=temperature, max_tokens=64)))
         for request, completions in zip(requests, drawn, strict=False):
             for completion in completions:
-                batch = collate([Example(request.prompt_ids, completion.ids)], 0)
+                batch = collate([Example(request.prompt_ids, completion.ids)])
                 with torch.no_grad():
                     wanted = scorer(batch.input_ids, batch.learnt, batch.targets)
                 assert torch.allclose(torch.tensor(completion.logprobs), wanted, atol=2e-4)

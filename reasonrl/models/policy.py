@@ -46,12 +46,6 @@ class Policy:
     context: int = 1 << 30
 
     @property
-    def pad_id(self) -> int:
-        """An id to fill tensors with. Padding is masked by length, so any serves that the model has an embedding for; a
-        tokenizer's own may have none (one that was added without resizing the model)."""
-        return 0
-
-    @property
     def eos_id(self) -> int:
         """The token that training puts at the end of a completion."""
         return self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.eos_ids)

@@ -8,7 +8,7 @@ from typing import Any
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.planning.devices import Device, Draw, Engine
 from reasonrl.planning.shapes import Shape
-from reasonrl.planning.world import LABEL, Cost, Made, World, family, lengths
+from reasonrl.planning.world import LABEL, Cost, Made, World, family, lengths, padding
 
 # The trainers' presets: epochs, examples a step (of `ppo`: rollouts, rollouts an update, a question, epochs).
 PRESETS = {
@@ -109,21 +109,22 @@ def _sft(params: Mapping[str, Any], world: World) -> Cost:
     rows = [world.read((name,), params["limit"]) for name in params["records"]]
     examples = sum(row.count for row in rows) or 1
     learnt = lambda row: world.prompt(row.task, shape, params) + (row.tokens or lengths(row.task, shape)[1])
-    return _trains("sft", params, world, examples, sum(row.count * learnt(row) for row in rows) / examples)
+    each = sum(row.count * learnt(row) for row in rows) / examples
+    return _trains("sft", params, world, rows[0].task if rows else "", examples, each)
 
 
 def _orm(params: Mapping[str, Any], world: World) -> Cost:
     shape = world.shape(params["model"])
     rows = world.read(params["scored"], params["limit"])
     each, held = world.prompt(rows.task, shape, params) + rows.tokens, params["held_out"]
-    cost = _trains("orm", params, world, rows.count * (1 - held), each)
+    cost = _trains("orm", params, world, rows.task, rows.count * (1 - held), each)
     cost.read = rows.count * held * each
     cost.seconds += world.device.read(shape, cost.read)
     return cost
 
 
 def _trains(
-    stage: str, params: Mapping[str, Any], world: World, examples: float, each: float, **remembered: Any
+    stage: str, params: Mapping[str, Any], world: World, task: str, examples: float, each: float, **remembered: Any
 ) -> Cost:
     """Supervised training on examples of `each` tokens; the checkpoint is there from now on, and what it remembers."""
     base = params["base" if stage == "rcrl" else "model"]
@@ -131,10 +132,10 @@ def _trains(
     lora, recompute = params["lora_rank"], params["gradient_checkpointing"]
     epochs, batch = _defaults(stage, params, base, world)
     epochs = epochs if params["epochs"] is None else params["epochs"]
-    padded = each * world.assume.padding
-    step = int((params["batch_size"] or batch) * padded) + 1
-    microbatch = params["batch_tokens"] or min(1 << 14 if device.is_gpu else 1 << 13, step)
-    learnt = examples * epochs * padded
+    most = params["batch_tokens"] or (1 << 14 if device.is_gpu else 1 << 13)
+    step = (params["batch_size"] or batch) * each * (world.assume.padding or padding(task, shape))
+    microbatch = min(most, int(step) + 1)
+    learnt = examples * epochs * each * (world.assume.padding or padding(task, shape, max(1, step / most)))
     work = device.learn(shape, learnt, microbatch, bool(lora), recompute, stage == "orm")
     seconds = TRAINER + device.start(shape) + work
     known = {"trained": True, "exemplars": world.exemplars(shape, params)} | remembered
@@ -203,7 +204,7 @@ def _rcrl(params: Mapping[str, Any], world: World) -> Cost:
     learner = replace(base, exemplars=form, label=1 if params["labels"] == "tokens" else LABEL[family(base)])
     learnt = labelled.count * world.assume.learnt
     each = world.prompt(labelled.task, learner, params) + labelled.tokens + _labels(learner, world)
-    trained = _trains("rcrl", params, world, learnt, each, exemplars=form, label=learner.label)
+    trained = _trains("rcrl", params, world, labelled.task, learnt, each, exemplars=form, label=learner.label)
     cost.records, cost.learnt = learnt, trained.learnt
     cost.memory = max(cost.memory, trained.memory)
     cost.seconds += trained.seconds

@@ -173,7 +173,7 @@ DEVICES = {
         {
             "tiny": Rates(11_500, 10_700, 7_000, 33_000, 13_500, 15_900, 8_100, 15_450, 10_680, 9.0),
             # PPO was not measured: policy and reference read, and rollouts are padded less than other examples.
-            "smollm2": Rates(165, 165, 165, 345, 115, 115, 165, 345 / 2, 115 / 1.13, 15.0),
+            "smollm2": Rates(165, 204, 72, 350, 168, 175, 165, 350 / 2, 168 / 1.13, 15.0),
         },
     ),
     # NVIDIA's data sheets of the SXM cards, without sparsity. The shares of them are assumptions, not measurements.

@@ -170,8 +170,7 @@ class HFEngine:
         prompts = [tuple(request.prompt_ids) for request in batch]
         rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.policy.pad_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        ids, mask = (torch.zeros((len(rows), width), dtype=torch.long) for _ in range(2))
         for prompt, row in rows.items():
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1

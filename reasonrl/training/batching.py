@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+# What tensors are filled with. Padding is masked by length, so any id serves that the model has an embedding for; a
+# tokenizer's own may have none (one that was added without resizing the model).
+PAD = 0
+
 
 @dataclass(frozen=True)
 class Example:
@@ -63,7 +67,7 @@ def share(examples: Sequence[Example], rank: int, world: int) -> list[Example]:
     return sorted(examples, key=len, reverse=True)[rank::world]
 
 
-def microbatches(examples: Sequence[Example], most_tokens: int, pad_id: int) -> Iterator[Microbatch]:
+def microbatches(examples: Sequence[Example], most_tokens: int, pad_id: int = PAD) -> Iterator[Microbatch]:
     """Examples of similar length together, as many as fit `most_tokens`, padding included."""
     part: list[Example] = []
     for example in sorted(examples, key=len, reverse=True):
@@ -75,7 +79,7 @@ def microbatches(examples: Sequence[Example], most_tokens: int, pad_id: int) -> 
         yield collate(part, pad_id)
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Microbatch:
+def collate(examples: Sequence[Example], pad_id: int = PAD) -> Microbatch:
     """Pads to the longest example."""
     width = max(map(len, examples))
     input_ids = torch.full((len(examples), width), pad_id)

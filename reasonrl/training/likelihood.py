@@ -74,7 +74,7 @@ def train(
     learnt = lambda step: sum(example.learnt for example in step)
     metrics = epochs.run(
         loop, fitting, plan, settings.epochs,
-        parts=lambda mine: microbatches(mine, most_tokens, policy.pad_id), loss=loss, size=learnt,
+        parts=lambda mine: microbatches(mine, most_tokens), loss=loss, size=learnt,
         about=lambda step: {"completion_tokens": learnt(step)},
     )  # fmt: skip
 

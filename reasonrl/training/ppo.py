@@ -222,7 +222,7 @@ class Trainer:
         reference = lambda part: self.reference.logprobs(self.actor, part)
         with self.accelerator.autocast():
             score(
-                rollouts, loop.model, reference, 2 * self.most_tokens, self.policy.pad_id, self.accelerator.device
+                rollouts, loop.model, reference, 2 * self.most_tokens, self.accelerator.device
             )  # fmt: skip
         estimate_advantages(rollouts, settings, loop.summed)
         metrics = self._of_rollouts(rollouts)
@@ -250,7 +250,7 @@ class Trainer:
             for rows in np.array_split(order, settings.minibatches):
                 tokens = float(loop.summed(rollouts.mask[rows].sum().float()))
                 groups = rollouts.by_length(rows.tolist(), self.most_tokens)
-                parts = [Experience.of(rollouts, group, self.policy.pad_id) for group in groups]
+                parts = [Experience.of(rollouts, group) for group in groups]
                 loss = lambda part, tokens=tokens: step_loss(
                     loop.model, part, settings, tokens, actor_learns=not warming_up, sums=sums
                 )

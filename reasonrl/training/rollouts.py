@@ -73,8 +73,8 @@ class Experience(Microbatch):
     returns: torch.Tensor
 
     @classmethod
-    def of(cls, rollouts: Rollouts, rows: list[int], pad_id: int) -> "Experience":
-        batch, mask = collate([rollouts.examples[row] for row in rows], pad_id), rollouts.mask[rows]
+    def of(cls, rollouts: Rollouts, rows: list[int]) -> "Experience":
+        batch, mask = collate([rollouts.examples[row] for row in rows]), rollouts.mask[rows]
         per_token = ("logprobs", "reference", "values", "advantages", "returns")
         return cls(
             batch.input_ids, batch.learnt, batch.targets, *(getattr(rollouts, name)[rows][mask] for name in per_token)
@@ -173,7 +173,7 @@ class Collector:
 
 @torch.no_grad()
 def score(
-    rollouts: Rollouts, model: Callable, reference: Callable | None, most_tokens: int, pad_id: int, device: torch.device
+    rollouts: Rollouts, model: Callable, reference: Callable | None, most_tokens: int, device: torch.device
 ) -> None:
     """Fills in logprobs, entropies and values under `model` (an ActorCritic, perhaps wrapped), and `reference` log-
     probabilities (equal to logprobs without one)."""
@@ -181,7 +181,7 @@ def score(
     for name in names:
         setattr(rollouts, name, torch.zeros_like(rollouts.rewards))
     for rows in rollouts.by_length(range(len(rollouts.examples)), most_tokens):
-        part = collate([rollouts.examples[row] for row in rows], pad_id).to(device)
+        part = collate([rollouts.examples[row] for row in rows]).to(device)
         scored = model(part.input_ids, part.learnt, part.targets, entropies=True)
         found = {"logprobs": scored.logprobs, "entropies": scored.entropies, "values": scored.values}
         found["reference"] = scored.logprobs if reference is None else reference(part)

@@ -136,7 +136,7 @@ def check_completions(capsys, what, policy, found):
     for prompt_ids, ids, logprobs, finish in found:
         assert 0 < len(ids) == len(logprobs) <= NEW
         assert (ids[-1] in policy.eos_ids) == (finish == "eos")
-        batch = collate([Example(prompt_ids, ids)], policy.pad_id)
+        batch = collate([Example(prompt_ids, ids)])
         with torch.no_grad():
             logits = policy.model(input_ids=batch.input_ids).logits[0].float().log_softmax(-1)
         start = len(prompt_ids) - 1
