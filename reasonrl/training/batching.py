@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 # What tensors are filled with. Padding is masked by length, so any id serves that the model has an embedding for; a
 # tokenizer's own may have none (one that was added without resizing the model).
 PAD = 0
+CPU_ACTIVATIONS = 1 << 30  # bytes of one pass
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ def batches(count: int, batch_size: int, epochs: float, seed: int) -> list[list[
 def share(examples: Sequence[Example], rank: int, world: int) -> list[Example]:
     """A rank's part of one optimiser step's examples, dealt out by length so that all have about as much to do."""
     return sorted(examples, key=len, reverse=True)[rank::world]
+
+
+def pass_tokens(model: PreTrainedModel, device: torch.device) -> int:
+    """Tokens of one forward and backward pass, where nobody says. On a CPU a gigabyte of activations (68 bytes a layer
+    and hidden unit in fp32, see docs/plan.md): more make it no faster, and small batches of like lengths pad little."""
+    if device.type != "cpu":
+        return 1 << 14
+    config = model.config.get_text_config()
+    return min(1 << 13, CPU_ACTIVATIONS // (68 * config.num_hidden_layers * config.hidden_size))
 
 
 def microbatches(examples: Sequence[Example], most_tokens: int, pad_id: int = PAD) -> Iterator[Microbatch]:

@@ -18,7 +18,7 @@ from reasonrl.models.checkpoint import Checkpoint
 from reasonrl.models.policy import Policy, check_output_layer
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import epochs
-from reasonrl.training.batching import Example, Microbatch, batches, microbatches
+from reasonrl.training.batching import Example, Microbatch, batches, microbatches, pass_tokens
 from reasonrl.training.loop import Loop, Optimisation, make_accelerator
 from reasonrl.training.losses import TokenLogprobs
 
@@ -66,7 +66,7 @@ def train(
         accelerator, TokenLogprobs(prepare_model(policy, settings)), settings.optimisation, len(plan), checkpoint,
         settings.save_every, settings.seed,
     )  # fmt: skip
-    most_tokens = settings.batch_tokens or (1 << 13 if accelerator.device.type == "cpu" else 1 << 14)
+    most_tokens = settings.batch_tokens or pass_tokens(policy.model, accelerator.device)
 
     def loss(part: Microbatch) -> torch.Tensor:
         return -loop.model(part.input_ids, part.learnt, part.targets).sum()

@@ -39,7 +39,7 @@ from reasonrl.rewards import calibration, orm
 from reasonrl.rewards.orm import Solution
 from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import epochs
-from reasonrl.training.batching import batches
+from reasonrl.training.batching import batches, pass_tokens
 from reasonrl.training.loop import Loop, Optimisation, make_accelerator
 
 HELD_OUT = "held_out.json"
@@ -251,7 +251,7 @@ def train(
     loop = Loop(
         accelerator, model, settings.optimisation, len(plan), checkpoint, settings.save_every, settings.seed
     )  # fmt: skip
-    most_tokens = settings.batch_tokens or (1 << 13 if accelerator.device.type == "cpu" else 1 << 14)
+    most_tokens = settings.batch_tokens or pass_tokens(verifier.model, accelerator.device)
     output_embeddings = _output_embeddings(verifier, model) if settings.lm_weight else None
 
     def loss(part: Microbatch) -> torch.Tensor:
