@@ -70,6 +70,22 @@ def test_the_planner_has_the_numbers_of_the_engine_and_the_trainers():
     assert devices.PREFILL == hf.PREFILL_TOKENS and commands.SLICE == labelling.ROWS
 
 
+@pytest.mark.parametrize("name, tokens", [("tiny", 8192), ("smollm2", 913), ("Llama-2-7b", 120)])
+def test_a_pass_of_training_has_as_many_tokens_as_planned(name, tokens):
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from reasonrl.training.batching import pass_tokens
+
+    shape = shapes.of_model(name)
+    sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.hidden, "vocab_size": 8}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, num_attention_heads=1, intermediate_size=8))
+    for device, expected in (("cpu2", tokens), ("h100", 1 << 14)):
+        kind = torch.device("cpu" if device == "cpu2" else "cuda")
+        assert pass_tokens(model, kind) == devices.device(device).pass_tokens(shape) == expected
+
+
 def test_the_presets_are_those_of_the_trainers():
     """The planner may not import torch, so it has the trainers' defaults a second time."""
     from reasonrl.training import likelihood, orm, ppo

@@ -132,7 +132,7 @@ def _trains(
     lora, recompute = params["lora_rank"], params["gradient_checkpointing"]
     epochs, batch = _defaults(stage, params, base, world)
     epochs = epochs if params["epochs"] is None else params["epochs"]
-    most = params["batch_tokens"] or (1 << 14 if device.is_gpu else 1 << 13)
+    most = params["batch_tokens"] or device.pass_tokens(shape)
     step = (params["batch_size"] or batch) * each * (world.assume.padding or padding(task, shape))
     microbatch = min(most, int(step) + 1)
     learnt = examples * epochs * each * (world.assume.padding or padding(task, shape, max(1, step / most)))

@@ -7,6 +7,7 @@ from reasonrl.errors import UsageError
 from reasonrl.planning.shapes import Shape
 
 LOGITS = 1 << 26  # most logits that exist at a time in training
+CPU_ACTIVATIONS = 1 << 30  # bytes of one pass of training on a CPU (training/batching.py)
 SEQUENCES = 1024  # vLLM's max_num_seqs on a large GPU
 # Of the in-process engine (sampling/hf.py): a batch's bytes and tokens on a CPU, its share of a GPU's free memory, its
 # rows at most, and the prompt tokens of one forward pass.
@@ -151,6 +152,10 @@ class Device:
         work = (4 if lora else 6) + (2 if recompute else 0)
         launch = tokens / microbatch * LEARN_LAUNCH * shape.layers
         return work * shape.parameters * tokens / (self.flops * self.learn_share) + launch
+
+    def pass_tokens(self, shape: Shape) -> int:
+        """Tokens of one forward and backward pass of `sft`, `orm` and `rcrl`, where --batch-tokens does not say."""
+        return 1 << 14 if self.is_gpu else min(1 << 13, CPU_ACTIVATIONS // (68 * shape.layers * shape.hidden))
 
     def learning_memory(self, shape: Shape, rank: int) -> float:
         """Bytes of weights, gradients and AdamW's two moments: 16 N for all weights in fp32; LoRA keeps the frozen ones
