@@ -51,9 +51,7 @@ class Assumptions:
     rest: float = 0.4  # rcrl: a completion of a prefix, for each token of a solution
     learnt: float = 0.7  # rcrl: fraction of the solutions that balancing leaves
     exemplars: float = 0  # worked examples in a prompt that is a file
-    padding: float = (
-        0  # tokens that training passes through, for each that is not padding; 0: as the task's data has it
-    )
+    padding: float = 0  # tokens that training passes through for each that is not padding; 0: as the data has it
 
     @classmethod
     def parse(cls, pairs: list[str]) -> "Assumptions":
