@@ -117,11 +117,13 @@ def _named() -> set[str]:
     return {path for value in given if value for path in (value if isinstance(value, list) else [value])}
 
 
-def sources() -> dict[str, str]:
+def sources(described: dict[str, Any]) -> dict[str, str]:
     """The hash of each file and model directory that the arguments name, and of what else was read. A bundled model and
-    one of a hub have none: their names say which they are."""
+    one of a hub have none: their names say which they are. What the earlier run that is gone on from noted, as
+    `described`, stays: the stage may yet refuse what it is given now."""
     on_disk = lambda path: os.path.isdir(path) or (os.path.isfile(path) and not path.endswith(".py"))
-    return {path: hash_files(path) for path in sorted(filter(on_disk, _named()))} | _read
+    now = {path: hash_files(path) for path in sorted(filter(on_disk, _named()))} | _read
+    return now | described.get("sources", {})
 
 
 def check_same_run(described: dict[str, Any] | None, where: str, *, going_on: bool = False) -> None:
@@ -181,8 +183,7 @@ class Output(jsonl.Sink):
             _check_stdin(path)
             raise
         # A stage that makes its records again sees by them whether its inputs are the same, without reading them twice.
-        # What the run read first stays written down: the stage may yet refuse what it is given now.
-        self.sources = {} if replay or not self.is_file else sources() | before.get("sources", {})
+        self.sources = {} if replay or not self.is_file else sources(before)
         self.inputs: list[jsonl.Reader] = []
         self.counts: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}

@@ -294,53 +294,6 @@ def test_a_round_of_smollm2_is_planned_as_it_was_measured(sh):
     assert learnt["seconds"] == pytest.approx(107.5 + 15, rel=0.25)  # and the start, which the log does not count
 
 
-@pytest.fixture
-def checked(environment, tmp_path):
-    """plan_check on a recipe of two commands, with what a run of them would have left."""
-    recipe = tmp_path / "recipe.sh"
-    recipe.write_text(
-        "#!/bin/sh\ncat <<'E'\n# s.done\nreasonrl sample --task mini --limit 100 --k 4 -o s\n"
-        "# m.done\nreasonrl sft s --epochs 1 -o m\nE\n"
-    )
-    recipe.chmod(0o755)
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "reasonrl.json").write_text("{}")
-
-    def check(tokens=11_900, steps=((1, 10, 3_000), (2, 12, 3_200)), seconds="s.done\t10\nm.done\t25\n"):
-        meta = {"finished": True, "counts": {"tokens": tokens, "records": 400}, "arguments": {"temperature": 1}}
-        (tmp_path / "s.meta.json").write_text(json.dumps(meta | {"tokens_per_second": 11_000}))
-        names = ("step", "seconds", "tokens_per_second")
-        log = "".join(json.dumps(dict(zip(names, step, strict=True))) + "\n" for step in steps)
-        (tmp_path / "m" / "metrics.jsonl").write_text(log)
-        (tmp_path / "seconds.tsv").write_text(seconds)
-        script = ROOT / "benchmarks" / "plan_check.py"
-        return subprocess.run(
-            [sys.executable, script, recipe, "--runs", tmp_path, "--within", "0.4", "--", "--assume", "padding=1.4"],
-            env=environment, capture_output=True, text=True, cwd=tmp_path,
-        )  # fmt: skip
-
-    return check
-
-
-def test_a_plan_that_came_true_passes(checked):
-    done = checked()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| learnt | 37,800 | 38,400 | -2% |" in done.stdout
-
-
-def test_nothing_measured_is_no_success(checked):
-    done = checked(tokens=0)
-    assert done.returncode == 1 and "| generated | 11,880 | 0 | +inf% |" in done.stdout
-    done = checked(seconds="other.done\t10\n")
-    assert done.returncode == 1 and "seconds.tsv has none of the recipe's parts" in done.stderr
-
-
-def test_what_a_trainer_did_before_it_was_resumed_counts(checked):
-    """Its log begins again: 10 s at 3,000 tokens a second, then 3 s at 2,800."""
-    steps = ((1, 5, 2_900), (2, 10, 3_000), (3, 1.5, 2_500), (4, 3, 2_800))
-    assert "| learnt | 37,800 | 38,400 | -2% |" in checked(steps=steps).stdout
-
-
 # For real
 
 

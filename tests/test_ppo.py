@@ -22,7 +22,7 @@ from reasonrl.training import likelihood
 from reasonrl.training.actor_critic import ActorCritic, Reference
 from reasonrl.training.loop import without_dropout
 from reasonrl.training.ppo import Settings, estimate_advantages, plan, step_loss
-from reasonrl.training.rollouts import Collector, Experience, Rollouts, score
+from reasonrl.training.rollouts import Collector, Experience, score
 
 FORM = PromptForm()
 PROBLEMS = list(islice(mini.problems("train"), 6))
@@ -338,32 +338,7 @@ def test_an_adapter_given_as_model_is_merged_so_that_the_reference_is_the_initia
         assert not torch.allclose(naive_logprobs(base, rollouts.examples[row]), told, atol=1e-3)
 
 
-# Advantages and the plan
-
-
-def hand_made(rewards, logprobs, reference):
-    lengths = [len(row) for row in rewards]
-    padded = lambda rows: torch.tensor([[*row, *[9.0] * (max(lengths) - len(row))] for row in rows])
-    rollouts = Rollouts([], [], [], torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], padded(rewards), None)
-    rollouts.rewards *= rollouts.mask
-    rollouts.logprobs, rollouts.reference = padded(logprobs), padded(reference)
-    rollouts.values = torch.zeros_like(rollouts.rewards)
-    return rollouts
-
-
-def test_kl_stands_in_the_reward_a_token_with_gae_and_a_sample_with_rloo():
-    rewards, logprobs, reference = [[0.0, 1.0], [0.0]], [[-1.0, -2.0], [-3.0]], [[-1.5, -1.0], [-3.0]]
-    with_gae = hand_made(rewards, logprobs, reference)
-    estimate_advantages(with_gae, Settings(k=2, kl=0.5, lam=1.0))
-    # r = (0 − ½·½, 1 + ½·1), 0
-    assert with_gae.returns.tolist() == [[1.25, 1.5], [0.0, 0.0]]
-    with_rloo = hand_made(rewards, logprobs, reference)
-    estimate_advantages(with_rloo, Settings(k=2, kl=0.5, advantage="rloo"))
-    assert with_rloo.advantages.tolist() == [[1.25, 1.25], [-1.25, 0.0]]
-    with_grpo = hand_made(rewards, logprobs, reference)
-    estimate_advantages(with_grpo, Settings(k=2, kl=0.5, advantage="grpo"))
-    half = 0.5 / 0.5**0.5
-    assert with_grpo.advantages.flatten().tolist() == pytest.approx([half, half, -half, 0.0], abs=1e-5)
+# The plan
 
 
 def test_every_question_comes_once_an_epoch_and_batches_are_whole():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reasonrl.training import losses
+from reasonrl.training.ppo import Settings, estimate_advantages
+from reasonrl.training.rollouts import Rollouts
 
 NUMBERS = st.floats(-3, 3, allow_nan=False, width=32)
 
@@ -168,3 +170,28 @@ def test_token_scores_are_those_of_the_softmax_at_the_temperature(temperature, c
     (gradient,) = torch.autograd.grad(scored.logprobs.sum() + scored.entropies.sum(), hidden, retain_graph=True)
     (expected,) = torch.autograd.grad(full.log_prob(targets).sum() + full.entropy().sum(), hidden)
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
+
+
+def hand_made(rewards, logprobs, reference):
+    lengths = [len(row) for row in rewards]
+    padded = lambda rows: torch.tensor([[*row, *[9.0] * (max(lengths) - len(row))] for row in rows])
+    rollouts = Rollouts([], [], [], torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], padded(rewards), None)
+    rollouts.rewards *= rollouts.mask
+    rollouts.logprobs, rollouts.reference = padded(logprobs), padded(reference)
+    rollouts.values = torch.zeros_like(rollouts.rewards)
+    return rollouts
+
+
+def test_kl_stands_in_the_reward_a_token_with_gae_and_a_sample_with_rloo():
+    rewards, logprobs, reference = [[0.0, 1.0], [0.0]], [[-1.0, -2.0], [-3.0]], [[-1.5, -1.0], [-3.0]]
+    with_gae = hand_made(rewards, logprobs, reference)
+    estimate_advantages(with_gae, Settings(k=2, kl=0.5, lam=1.0))
+    # r = (0 − ½·½, 1 + ½·1), 0
+    assert with_gae.returns.tolist() == [[1.25, 1.5], [0.0, 0.0]]
+    with_rloo = hand_made(rewards, logprobs, reference)
+    estimate_advantages(with_rloo, Settings(k=2, kl=0.5, advantage="rloo"))
+    assert with_rloo.advantages.tolist() == [[1.25, 1.25], [-1.25, 0.0]]
+    with_grpo = hand_made(rewards, logprobs, reference)
+    estimate_advantages(with_grpo, Settings(k=2, kl=0.5, advantage="grpo"))
+    half = 0.5 / 0.5**0.5
+    assert with_grpo.advantages.flatten().tolist() == pytest.approx([half, half, -half, 0.0], abs=1e-5)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import ROOT, lines
 
-from reasonrl import provenance
+from reasonrl import jsonl, provenance
 from reasonrl.errors import AlreadyDone, UsageError
 from reasonrl.models.checkpoint import Checkpoint
 
@@ -24,9 +24,18 @@ def inputs(tmp_path, monkeypatch):
     return {"records": ["kept.jsonl", "-"], "model": "model", "orm": "tiny-orm", "task": "own.py", "output": "x"}
 
 
-def interrupted(inputs):
+def read_data(path):
+    """What a stage does with a data set that its arguments do not name."""
+    reader = jsonl.Reader(path)
+    assert len(list(reader)) == 1
+    provenance.has_read([reader])
+
+
+def interrupted(inputs, data=None):
     """A file and a checkpoint, `x` and `policy`, that a killed run left unfinished."""
     provenance.begin("sft", inputs)
+    if data:
+        read_data(data)
     with pytest.raises(KeyboardInterrupt), provenance.open_output("x", replay=False) as out:
         out.write({"id": 1})
         raise KeyboardInterrupt
@@ -49,6 +58,20 @@ def test_what_a_run_reads_is_written_down_at_its_start(inputs, tmp_path):
     interrupted(inputs)
     for file in ("x.meta.json", "policy.partial/run.json"):
         assert set(json.loads((tmp_path / file).read_bytes())["sources"]) == {"kept.jsonl", "model"}
+
+
+def test_what_a_run_read_first_stays_written_down_when_it_goes_on_over_something_else(inputs, tmp_path):
+    """The stage may yet refuse the other data set, and must then know the first one again."""
+    for name in ("first.jsonl", "second.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"name": name}) + "\n")
+    interrupted(inputs, data="first.jsonl")
+    provenance.begin("sft", inputs)
+    read_data("second.jsonl")
+    assert resume_file() == 1
+    resume_checkpoint().open()
+    for file in ("x.meta.json", "policy.partial/run.json"):
+        read = set(json.loads((tmp_path / file).read_bytes())["sources"])
+        assert read == {"kept.jsonl", "model", "first.jsonl", "second.jsonl"}
 
 
 @pytest.mark.parametrize("changed", ["kept.jsonl", "model/model.safetensors", "model/config.json"])

@@ -83,15 +83,17 @@ class Checkpoint:
         if not self.main or self.is_open:
             return
         self.is_open = True
+        before = {}
         if self.keep and self.has_state:  # looked at before, but now stdin has been read too
-            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
+            before = jsonl.read_json(self.partial / "run.json")
+            provenance.check_same_run(before, str(self.partial), going_on=True)
         else:
             shutil.rmtree(self.partial, ignore_errors=True)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot make the directory ({error.strerror})") from None
-        about = provenance.describe() | {"sources": provenance.sources()}
+        about = provenance.describe() | {"sources": provenance.sources(before)}
         jsonl.write_json(self.partial / "run.json", about)
 
     @property

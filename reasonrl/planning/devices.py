@@ -7,6 +7,7 @@ from reasonrl.errors import UsageError
 from reasonrl.planning.shapes import Shape
 
 LOGITS = 1 << 26  # most logits that exist at a time in training
+ACTIVATIONS = 34  # bytes a token, layer and hidden unit in bf16
 CPU_ACTIVATIONS = 1 << 30  # bytes of one pass of training on a CPU (training/batching.py)
 SEQUENCES = 1024  # vLLM's max_num_seqs on a large GPU
 # Of the in-process engine (sampling/hf.py): a batch's bytes and tokens on a CPU, its share of a GPU's free memory, its
@@ -155,7 +156,8 @@ class Device:
 
     def pass_tokens(self, shape: Shape) -> int:
         """Tokens of one forward and backward pass of `sft`, `orm` and `rcrl`, where --batch-tokens does not say."""
-        return 1 << 14 if self.is_gpu else min(1 << 13, CPU_ACTIVATIONS // (68 * shape.layers * shape.hidden))
+        each = ACTIVATIONS * self.itemsize // 2 * shape.layers * shape.hidden
+        return 1 << 14 if self.is_gpu else min(1 << 13, CPU_ACTIVATIONS // each)
 
     def learning_memory(self, shape: Shape, rank: int) -> float:
         """Bytes of weights, gradients and AdamW's two moments: 16 N for all weights in fp32; LoRA keeps the frozen ones
@@ -166,7 +168,7 @@ class Device:
         """Bytes of activations and logits of one microbatch: 34 a token, layer and hidden unit in bf16 (Korthikanti et
         al. 2022, arXiv 2205.05198, without the attention matrix), 2 where they are computed again."""
         unit = microbatch * shape.hidden * self.itemsize / 2
-        activations = unit * (2 * shape.layers + 34 if recompute else 34 * shape.layers)
+        activations = unit * (2 * shape.layers + ACTIVATIONS if recompute else ACTIVATIONS * shape.layers)
         return activations + 2 * 4 * min(LOGITS, microbatch * shape.vocabulary)
 
 

@@ -221,9 +221,7 @@ class Trainer:
         watch = Stopwatch()
         reference = lambda part: self.reference.logprobs(self.actor, part)
         with self.accelerator.autocast():
-            score(
-                rollouts, loop.model, reference, 2 * self.most_tokens, self.accelerator.device
-            )  # fmt: skip
+            score(rollouts, loop.model, reference, 2 * self.most_tokens, self.accelerator.device)
         estimate_advantages(rollouts, settings, loop.summed)
         metrics = self._of_rollouts(rollouts)
         self._check(metrics["kl_k1"], "the initial policy", metrics)
