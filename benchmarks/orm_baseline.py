@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonrl import jsonl
-from reasonrl.records import Record, steps
-from reasonrl.rewards import calibration, dense
-from reasonrl.stats import RESAMPLES
-from reasonrl.tasks import answers
-from reasonrl.training.orm import JUDGED, is_held_out
+from reasonrl.evaluation import calibration
+from reasonrl.evaluation.intervals import RESAMPLES
+from reasonrl.grading import answers
+from reasonrl.grading.steps import steps
+from reasonrl.io import jsonl
+from reasonrl.io.records import Record
+from reasonrl.rewards import dense
+from reasonrl.training.orm.examples import is_held_out
+from reasonrl.training.orm.trainer import JUDGED
 
 EQUATION = re.compile(r"([-+]?[0-9][0-9.,]*(?:\s*[-+*/x×÷]\s*\$?[0-9][0-9.,]*)+)\s*=\s*\$?(-?[0-9][0-9.,]*)")
 NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")

@@ -115,9 +115,9 @@ def lengths(model: str) -> None:
     """Mean tokens of prompts and of references with their EOS, on the test splits, and the padding of training sets."""
     from statistics import mean
 
-    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.models.language_model import load_tokenizer
+    from reasonrl.prompts import PromptForm
     from reasonrl.tasks import source
-    from reasonrl.tasks.prompts import PromptForm
 
     policy, form = load_tokenizer(model), PromptForm()
     prompt = lambda one: len(policy.encode_prompt(form.render(one["question"])))

@@ -104,9 +104,9 @@ def prompts(count: int) -> list[list[int]]:
     """The ids that `ppo --task mini` reads."""
     from itertools import islice
 
-    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.models.language_model import load_tokenizer
+    from reasonrl.prompts import PromptForm
     from reasonrl.tasks import mini
-    from reasonrl.tasks.prompts import PromptForm
 
     policy, form = load_tokenizer("tiny"), PromptForm()
     return [policy.encode_prompt(form.render(one["question"])) for one in islice(mini.problems("train"), count)]
@@ -127,7 +127,7 @@ def measured(command: list[str], directory: str) -> tuple[str, float]:
 
 def run(name: str, options: argparse.Namespace) -> dict:
     """One run of one of WAYS: the clock at the end of every update, tokens a rollout, peak memory."""
-    from reasonrl.models.policy import BUNDLED
+    from reasonrl.models.language_model import BUNDLED
 
     with tempfile.TemporaryDirectory() as directory:
         settings = vars(options) | {"way": name, "model": BUNDLED["tiny"], "output": f"{directory}/trained"}

@@ -20,10 +20,10 @@ from itertools import islice
 
 import torch
 
-from reasonrl.models.policy import Policy, load_policy, load_tokenizer
-from reasonrl.sampling import Engine, Request, Sampling
+from reasonrl.models.language_model import LanguageModel, load_language_model, load_tokenizer
+from reasonrl.prompts import PromptForm
+from reasonrl.sampling.types import Engine, Request, Sampling
 from reasonrl.tasks import source
-from reasonrl.tasks.prompts import PromptForm
 
 Turn = Callable[[int, int], int]  # (seed, most new tokens) → useful tokens
 STOP = PromptForm().stop
@@ -34,7 +34,7 @@ def useful(rows: list[list[int]], eos: set[int]) -> int:
     return sum(next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in rows)
 
 
-def generate(policy: Policy, requests: list[Request], k: int, rows: int) -> Turn:
+def generate(policy: LanguageModel, requests: list[Request], k: int, rows: int) -> Turn:
     """transformers' `generate`, so many rows at a time: a batch goes on until its longest row has ended, so the largest
     one is not the fastest."""
     size = max(1, rows // k)
@@ -42,7 +42,7 @@ def generate(policy: Policy, requests: list[Request], k: int, rows: int) -> Turn
     return lambda seed, max_tokens: sum(part(seed + n, max_tokens) for n, part in enumerate(parts))
 
 
-def _generate(policy: Policy, requests: list[Request], k: int) -> Turn:
+def _generate(policy: LanguageModel, requests: list[Request], k: int) -> Turn:
     width = max(len(request.prompt_ids) for request in requests)
     ids = torch.zeros((len(requests), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -62,7 +62,7 @@ def _generate(policy: Policy, requests: list[Request], k: int) -> Turn:
     return turn
 
 
-def bare_vllm(policy: Policy, requests: list[Request], k: int, engine_args: dict) -> Turn:
+def bare_vllm(policy: LanguageModel, requests: list[Request], k: int, engine_args: dict) -> Turn:
     """vLLM's own `LLM.generate(n=K)`."""
     from vllm import LLM, SamplingParams
 
@@ -118,12 +118,12 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
 
-    policy = load_policy(options.model) if options.engine == "hf" else load_tokenizer(options.model)
+    policy = load_language_model(options.model) if options.engine == "hf" else load_tokenizer(options.model)
     form = PromptForm()
     problems = islice(source.task_problems(options.task, "test"), options.problems)
     requests = [Request(p["id"], policy.encode_prompt(form.render(p["question"]))) for p in problems]
     if options.engine == "hf":
-        from reasonrl.sampling.hf import HFEngine
+        from reasonrl.sampling.hf.engine import HFEngine
 
         engine, stop, required = HFEngine(policy), (), options.require or 2.0
         rows = sorted({options.k, min(256, options.problems * options.k), options.problems * options.k})

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, NoReturn, get_args
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 # Threads that spin while they wait slow a pipe of two torch stages tenfold on a small machine. OpenMP reads
 # this when torch is imported, which happens only inside a stage.
@@ -13,14 +13,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from reasonrl import __version__, console, jsonl, provenance, streams
+from reasonrl import __version__, console, options
 from reasonrl.errors import AlreadyDone, ReasonRLError
+from reasonrl.io import jsonl, provenance, streams
+from reasonrl.settings import StageSettings
+from reasonrl.settings.resolve import resolve
 from reasonrl.stages import data, demo, eval, filter, orm, plan, ppo, rcrl, report, sample, score, sft
 
-# Typer carries its own copy of click; this is the class that all its usage errors derive from.
-ClickException = typer.BadParameter.__mro__[2]
-
-STAGES = {
+STAGES: dict[str, Callable[[Any], None]] = {
     "data": data.data,
     "sample": sample.sample,
     "score": score.score,
@@ -36,16 +36,25 @@ STAGES = {
 }
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         print(f"reasonrl {__version__}")
         raise typer.Exit
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", allow_from_autoenv=False, help="Print only warnings and errors on stderr.")
+]
+Debug = Annotated[bool, typer.Option("--debug", allow_from_autoenv=False, help="Show a traceback with an error.")]
 Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    bool,
+    typer.Option(
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        allow_from_autoenv=False,
+        help="Print the version and exit.",
+    ),
 ]
 
 app = typer.Typer(
@@ -64,36 +73,27 @@ def _root(version: Version = False) -> None:
     pass
 
 
-NAMES = {int: "N", float: "X", str: "TEXT"}  # what a help calls a value that its flag has no name for
+def settings_class(run: Callable[[Any], None]) -> type[StageSettings]:
+    """What a stage's function takes."""
+    return get_type_hints(run)["settings"]
 
 
-def _register(name: str, run: Callable[..., None]) -> None:
-    """Adds a stage under its name, with the flags that every stage has."""
+def _register(run: Callable[[Any], None]) -> None:
+    """Adds a stage, with the flags that every stage has."""
+    stage = settings_class(run)
 
-    def command(**flags) -> None:
-        console.set_up(name, flags.pop("quiet"))
-        flags.pop("debug"), flags.pop("version")
-        provenance.begin(name, {flag: value for flag, value in flags.items() if flag != "context"})
-        run(**flags)
+    def command(context: typer.Context, config: str | None, quiet: bool, debug: bool, version: bool, **values: Any):
+        from reasonrl.models.checkpoint import preset_of
 
-    shared = {"quiet": Quiet, "debug": Debug, "version": Version}
-    parameters = [
-        inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for flag, kind in shared.items()
-    ]
-    own = inspect.signature(run)
-    for parameter in own.parameters.values():
-        kind, *options = get_args(parameter.annotation) or [None]
-        kinds = {kind, *get_args(kind)}
-        for option in options:
-            option.metavar = option.metavar or next((name for known, name in NAMES.items() if known in kinds), None)
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])
-    command.__doc__ = run.__doc__
-    app.command(name)(command)
+        console.set_up(stage.STAGE, quiet)
+        provenance.hash_files.cache_clear()
+        run(resolve(stage, options.given(context, values, stage), config, preset_of))
+
+    options.register(app, stage, command, inspect.getdoc(run) or "", quiet=Quiet, debug=Debug, version=Version)
 
 
-for _name, _run in STAGES.items():
-    _register(_name, _run)
+for _run in STAGES.values():
+    _register(_run)
 
 
 def run(arguments: list[str]) -> int:
@@ -102,7 +102,8 @@ def run(arguments: list[str]) -> int:
     console.set_up(stage, False)
     try:
         command = typer.main.get_command(app)
-        with command.make_context("reasonrl", list(arguments)) as context:
+        prefix = options.ENVIRONMENT
+        with command.make_context("reasonrl", list(arguments), auto_envvar_prefix=prefix) as context:
             command.invoke(context)
         streams.finish_stdout()
         return 0
@@ -126,7 +127,7 @@ def _explain(error: BaseException, stage: str) -> tuple[str, int]:
     """What went wrong, in one line, and the exit code that it earns."""
     if isinstance(error, ReasonRLError):
         return str(error), error.exit_code
-    if isinstance(error, ClickException):
+    if isinstance(error, options.ParserError):
         message = error.format_message()
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
             print(message, file=sys.stderr)

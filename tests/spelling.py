@@ -4,7 +4,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reasonrl.models.policy import Policy
+from reasonrl.models.language_model import LanguageModel
 
 
 def spelling_policy(letters="ab", extra=(), seed=0, tied=False, spare=0):
@@ -21,4 +21,4 @@ def spelling_policy(letters="ab", extra=(), seed=0, tied=False, spare=0):
         vocab_size=len(vocabulary) + spare, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, initializer_range=0.5, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=None,
     )  # fmt: skip
-    return Policy("letters", "nowhere", tokenizer, LlamaForCausalLM(config).eval(), eos_ids={0}, context=128)
+    return LanguageModel("letters", "nowhere", tokenizer, LlamaForCausalLM(config).eval(), eos_ids={0}, context=128)

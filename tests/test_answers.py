@@ -8,9 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reasonrl.errors import RecordError
-from reasonrl.rewards import exact
-from reasonrl.tasks import equations
-from reasonrl.tasks.answers import MAX_DIGITS, canonical, extract
+from reasonrl.grading import equations, verdict
+from reasonrl.grading.answers import MAX_DIGITS, canonical, extract
 
 BOTH = [  # text, what both readings find
     ("#### 18", "18"),
@@ -145,7 +144,7 @@ def test_answers_without_a_mark(text, answer):
     ],
 )
 def test_verdicts(completion, answer, strict, flexible):
-    verdict = exact.judge(completion, answer)
+    verdict = verdict.judge(completion, answer)
     assert (verdict.strict, verdict.flexible) == (strict, flexible)
 
 
@@ -168,7 +167,7 @@ def test_verdicts(completion, answer, strict, flexible):
 )
 def test_a_problem_whose_answer_is_not_one_number_is_an_error(answer):
     with pytest.raises(RecordError, match="is not one number"):
-        exact.judge("#### 1", answer)
+        verdict.judge("#### 1", answer)
 
 
 numbers = st.fractions(min_value=-(10**12), max_value=10**12, max_denominator=10**6)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from reasonrl import provenance
 from reasonrl.errors import AlreadyDone, UsageError
+from reasonrl.io import provenance
 from reasonrl.models import checkpoint
 from reasonrl.models.checkpoint import Checkpoint
 from reasonrl.stages.demo import clear

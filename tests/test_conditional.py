@@ -8,24 +8,25 @@ import torch
 from spelling import spelling_policy
 
 from reasonrl.errors import UsageError
+from reasonrl.grading.steps import step_starts
 from reasonrl.models import checkpoint, labels
-from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps, step_starts
-from reasonrl.models.policy import load_policy
-from reasonrl.sampling import Request, Sampling
+from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps
+from reasonrl.models.language_model import load_language_model
+from reasonrl.prompts import PromptForm
 from reasonrl.sampling.conditional import Conditional
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Request, Sampling
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
-from reasonrl.training import rcrl
 from reasonrl.training.batching import collate
 from reasonrl.training.losses import TokenLogprobs
+from reasonrl.training.rcrl import examples
 
 GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT.good, TEXT.bad), strict=True))
 
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy("tiny", device="cpu", dtype="fp32")
+    return load_language_model("tiny", device="cpu", dtype="fp32")
 
 
 def requests(policy, count):
@@ -44,8 +45,10 @@ def test_drawing_and_learning_read_the_same_text(policy):
         for one in drawn:
             starts = step_starts(policy.pieces(one.ids))
             starts = starts[:-1] if starts[-1] == len(one.ids) else starts
-            found = rcrl.Solution("q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts))
-            example = rcrl.to_example(found, [True] * len(starts), ([], label))
+            found = examples.Solution(
+                "q", request.prompt_ids, Steps(one.ids, starts, len(starts)), [False] * len(starts)
+            )
+            example = examples.to_example(found, [True] * len(starts), ([], label))
             batch = collate([example])
             with torch.no_grad():
                 scored = scorer(batch.input_ids, batch.learnt, batch.targets)

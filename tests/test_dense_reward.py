@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonrl.records import steps
+from reasonrl.grading.steps import steps
 from reasonrl.rewards import dense
 from reasonrl.tasks import mini
 

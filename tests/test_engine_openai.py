@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.policy import load_tokenizer
-from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling import openai as engine_module
+from reasonrl.models.language_model import load_tokenizer
 from reasonrl.sampling.openai import OpenAIEngine
+from reasonrl.sampling.types import Request, Sampling
+from reasonrl.sampling.types import openai as engine_module
 
 
 class Server:

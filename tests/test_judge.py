@@ -5,15 +5,15 @@ from itertools import islice
 
 import pytest
 
-from reasonrl.rewards.judge import Judge
-from reasonrl.rewards.named import Means, choices
+from reasonrl.rewards.registry import RewardResources
+from reasonrl.rewards.scorer import RewardScorer
 from reasonrl.tasks import mini
 
 PROBLEMS = list(islice(mini.problems("train"), 6))
 
 
 def test_a_completion_that_the_verifier_cannot_read_whole_earns_nothing_and_ends_nothing(capsys):
-    judge = Judge(choices(["orm"], []), Means(device="cpu"), False)
+    judge = RewardScorer(choices(["orm"], []), RewardResources(device="cpu"), False)
     judge.rewards[0].verifier.context = 90
     said = ["#### 1", "word " * 100, "#### 2"]
     judged = judge([problem | {"completion": text} for problem, text in zip(PROBLEMS, said, strict=False)])
@@ -23,7 +23,7 @@ def test_a_completion_that_the_verifier_cannot_read_whole_earns_nothing_and_ends
 
 
 def test_a_verifier_that_gives_nan_is_told_and_not_taken_for_one_that_says_wrong():
-    judge = Judge(choices(["orm"], []), Means(device="cpu"), False)
+    judge = RewardScorer(choices(["orm"], []), RewardResources(device="cpu"), False)
     weights = next(judge.rewards[0].verifier.model.parameters())
     kept = weights.detach().clone()
     try:
@@ -36,7 +36,7 @@ def test_a_verifier_that_gives_nan_is_told_and_not_taken_for_one_that_says_wrong
 
 def test_a_reward_is_asked_for_no_more_records_than_it_takes(tmp_path):
     (tmp_path / "own.py").write_text("def many(records):\n    return [len(records)] * len(records)\n")
-    judge = Judge(choices([f"{tmp_path}/own.py:many"], []), Means(), False)
+    judge = RewardScorer(choices([f"{tmp_path}/own.py:many"], []), RewardResources(), False)
     with closing(judge):
         judge.rewards[0].capacity = 3
         assert [one.reward for one in judge([PROBLEMS[0] | {"completion": "x"}] * 7)] == [3] * 6 + [1]
@@ -44,6 +44,6 @@ def test_a_reward_is_asked_for_no_more_records_than_it_takes(tmp_path):
 
 def test_a_reward_that_fails_is_told_with_the_sample(tmp_path):
     (tmp_path / "own.py").write_text("def broken(records):\n    raise ValueError('no')\n")
-    judge = Judge(choices([f"{tmp_path}/own.py:broken"], []), Means(), False)
+    judge = RewardScorer(choices([f"{tmp_path}/own.py:broken"], []), RewardResources(), False)
     with closing(judge), pytest.raises(Exception, match=r"mini/train/0.*own.py:broken"):
         judge([PROBLEMS[0] | {"completion": "x"}])

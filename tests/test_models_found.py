@@ -12,11 +12,11 @@ import transformers
 
 from reasonrl.errors import UsageError
 from reasonrl.models import adapters, gguf
-from reasonrl.models.policy import BUNDLED, load_policy, load_tokenizer
-from reasonrl.models.verifier import load_verifier, new_verifier
+from reasonrl.models.language_model import BUNDLED, load_language_model, load_tokenizer
+from reasonrl.models.reward_model import load_reward_model, new_reward_model
 from reasonrl.planning import shapes
-from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Request, Sampling
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def base(tmp_path, monkeypatch):
 def test_a_base_whose_generation_configuration_cannot_be_saved_again_can_be_trained(base, tmp_path):
     """vicuna's and Llama-2-chat's have a temperature for greedy decoding, which is loaded and not saved."""
     (tmp_path / "base" / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 0}')
-    policy = load_policy(base, device="cpu")
+    policy = load_language_model(base, device="cpu")
     assert policy.model.generation_config.temperature == 0.9
     adapters.save(policy.model, policy, "trained")
-    kept = load_policy("trained", device="cpu").model.generation_config
+    kept = load_language_model("trained", device="cpu").model.generation_config
     assert (kept.temperature, kept.top_p, kept.do_sample) == (0.9, 0.6, True)
 
 
@@ -41,7 +41,7 @@ def test_a_padding_token_without_an_embedding_is_not_looked_up(base, tmp_path):
     tokenizer = load_tokenizer(base).tokenizer
     tokenizer.add_special_tokens({"pad_token": "<fresh>"})
     tokenizer.save_pretrained(base)
-    policy = load_policy(base, device="cpu")
+    policy = load_language_model(base, device="cpu")
     assert policy.tokenizer.pad_token_id >= policy.model.get_input_embeddings().num_embeddings
     asked = [
         Request("a", policy.encode_prompt("1 + 1 =")),
@@ -51,14 +51,14 @@ def test_a_padding_token_without_an_embedding_is_not_looked_up(base, tmp_path):
 
 
 def test_an_adapter_is_loaded_from_anywhere(base, tmp_path, monkeypatch):
-    policy = load_policy(base, device="cpu")
+    policy = load_language_model(base, device="cpu")
     adapters.save(adapters.add_lora(policy, 2, "CAUSAL_LM", 0), policy, "lora")
-    verifier = new_verifier(base, device="cpu")
+    verifier = new_reward_model(base, device="cpu")
     adapters.save(adapters.add_lora(verifier, 2, "TOKEN_CLS", 0), verifier, "judge")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    assert load_policy("../lora", device="cpu").context == policy.context
-    assert load_verifier("../judge", device="cpu").model.config.num_labels == 1
+    assert load_language_model("../lora", device="cpu").context == policy.context
+    assert load_reward_model("../judge", device="cpu").model.config.num_labels == 1
     assert shapes.of_model("../lora") == shapes.of_model("tiny")
     about = json.loads(Path("../lora/adapter_config.json").read_text())
     assert about["base_model_name_or_path"] == os.path.realpath("../base")
@@ -80,7 +80,7 @@ def test_two_shards_convert_one_file_at_a_time(tmp_path, monkeypatch, meanwhile)
     """The other process begins, and ends, while this one reads the weights or has written the first of its files."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    policy = load_policy("tiny", device="cpu")
+    policy = load_language_model("tiny", device="cpu")
     real, found = policy.tokenizer.save_pretrained, []
 
     def other_process(when):
@@ -102,5 +102,5 @@ def test_two_shards_convert_one_file_at_a_time(tmp_path, monkeypatch, meanwhile)
     ours = gguf.converted(str(tmp_path / "model.gguf"))
     assert found[1:] == [ours] and os.listdir(tmp_path / "cache" / "reasonrl" / "gguf") == [Path(ours).name]
     monkeypatch.undo()
-    again = load_policy(ours, device="cpu")
+    again = load_language_model(ours, device="cpu")
     assert torch.equal(again.model.get_input_embeddings().weight, policy.model.get_input_embeddings().weight)

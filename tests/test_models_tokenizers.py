@@ -6,10 +6,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, PreTrainedTokenizerFast
 
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.policy import load_policy, load_tokenizer
-from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling.hf import HFEngine
-from reasonrl.tasks.prompts import PromptForm
+from reasonrl.models.language_model import load_language_model, load_tokenizer
+from reasonrl.prompts import PromptForm
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Request, Sampling
 from reasonrl.training.batching import Example, collate
 from reasonrl.training.losses import TokenLogprobs
 from reasonrl.training.sft import to_example
@@ -43,7 +43,7 @@ def policy(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
     LlamaForCausalLM(config).save_pretrained(directory)
     chosen.save_pretrained(directory)
-    return load_policy(str(directory), device="cpu", dtype="fp32")
+    return load_language_model(str(directory), device="cpu", dtype="fp32")
 
 
 def test_a_prompt_has_exactly_one_bos_where_the_tokenizer_has_one(policy):
@@ -93,7 +93,7 @@ def test_a_tokenizer_without_eos_is_one_line(tmp_path):
     chosen.save_pretrained(tmp_path)
     LlamaConfig(vocab_size=len(chosen), eos_token_id=None).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no EOS token"):
-        load_policy(str(tmp_path))
+        load_language_model(str(tmp_path))
 
 
 def test_a_context_ends_where_positions_no_longer_see_each_other(tmp_path):
@@ -110,4 +110,4 @@ def test_weights_that_are_not_there_are_one_line(tmp_path):
     tokenizer(True, None).save_pretrained(tmp_path)
     LlamaConfig(vocab_size=50).save_pretrained(tmp_path)
     with pytest.raises(ReasonRLError, match="cannot load model"):
-        load_policy(str(tmp_path))
+        load_language_model(str(tmp_path))

@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
+from reasonrl.evaluation import calibration
+from reasonrl.grading.steps import step_ends, steps
 from reasonrl.models import adapters
-from reasonrl.models.policy import load_policy, load_tokenizer
-from reasonrl.models.verifier import head, is_verifier, load_verifier, new_verifier
-from reasonrl.records import steps
-from reasonrl.rewards import calibration, orm
-from reasonrl.rewards.orm import Encoder, Solution, step_ends
+from reasonrl.models.language_model import load_language_model, load_tokenizer
+from reasonrl.models.reward_model import head, is_reward_model, load_reward_model, new_reward_model
+from reasonrl.prompts import PromptForm
+from reasonrl.rewards import reward_model
+from reasonrl.rewards.reward_model import Encoder, Solution
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
-from reasonrl.training.orm import Example, balanced, collate, in_rows, is_held_out, weighted_loss
+from reasonrl.training.orm.examples import Example, balanced, collate, in_rows, is_held_out
+from reasonrl.training.orm.trainer import weighted_loss
 
 
 @pytest.fixture(scope="module")
 def verifier():
     """The tiny model under a head that says something."""
-    made = new_verifier("tiny", device="cpu")
+    made = new_reward_model("tiny", device="cpu")
     torch.manual_seed(0)
     torch.nn.init.normal_(head(made.model).weight, std=0.5)
     return made
@@ -116,21 +118,21 @@ def test_what_cannot_be_scored(encode):
 
 def test_the_score_of_a_prefix_does_not_depend_on_what_follows(verifier, encode):
     for solution in some_solutions(encode):
-        whole = orm.logits(verifier.model, [solution], 4096)[0]
+        whole = reward_model.logits(verifier.model, [solution], 4096)[0]
         assert len(whole) == len(solution.ends) and len({round(value, 3) for value in whole}) > 1
         for number, end in enumerate(solution.ends):
             prefix = Solution(solution.ids[: end + 1], [end])
             other = Solution([*solution.ids[: end + 1], 7, 300, 5], [end])
             for part in (prefix, other):
-                assert orm.logits(verifier.model, [part], 4096)[0][0] == pytest.approx(whole[number], abs=1e-4)
+                assert reward_model.logits(verifier.model, [part], 4096)[0][0] == pytest.approx(whole[number], abs=1e-4)
 
 
 def test_scores_do_not_depend_on_the_batch(verifier, encode):
     solutions = some_solutions(encode)
-    alone = [orm.logits(verifier.model, [solution], 1)[0] for solution in solutions]
+    alone = [reward_model.logits(verifier.model, [solution], 1)[0] for solution in solutions]
     shuffled = random.Random(0).sample(range(len(solutions)), len(solutions))
     for budget in (1, 200, 100_000):
-        together = orm.logits(verifier.model, [solutions[i] for i in shuffled], budget)
+        together = reward_model.logits(verifier.model, [solutions[i] for i in shuffled], budget)
         for place, values in zip(shuffled, together, strict=True):
             assert values == pytest.approx(alone[place], abs=1e-4)
 
@@ -138,7 +140,7 @@ def test_scores_do_not_depend_on_the_batch(verifier, encode):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 300))
 def test_batches_keep_to_the_budget_and_lose_nothing(sizes, budget):
     solutions = [Solution([0] * size, [size - 1]) for size in sizes]
-    found = orm.batches(solutions, budget)
+    found = reward_model.batches(solutions, budget)
     assert sorted(index for batch in found for index in batch) == list(range(len(sizes)))
     for batch in found:
         assert len(batch) == 1 or max(sizes[i] for i in batch) * len(batch) <= budget
@@ -203,7 +205,7 @@ def test_solutions_behind_one_prompt_learn_what_they_learn_alone(verifier, encod
 
 
 def test_the_language_model_loss_is_the_policy_s_on_right_solutions(encode):
-    fresh, policy = new_verifier("tiny", device="cpu"), load_policy("tiny", device="cpu").model
+    fresh, policy = new_reward_model("tiny", device="cpu"), load_language_model("tiny", device="cpu").model
     examples = of_questions(encode)
     batch, embeddings = collate(in_rows(examples, True), "all"), fresh.model.get_input_embeddings().weight
     with torch.no_grad():
@@ -225,7 +227,7 @@ def test_a_verifier_that_writes_on_is_refused_where_logits_are_changed_behind_th
     GraniteForCausalLM(config).save_pretrained(tmp_path / "granite")
     tokenizer.save_pretrained(tmp_path / "granite")
     with pytest.raises(UsageError, match="granite change the output layer's logits"):
-        new_verifier(str(tmp_path / "granite"), device="cpu", writes=True)
+        new_reward_model(str(tmp_path / "granite"), device="cpu", writes=True)
 
 
 def test_held_out_is_by_question_and_seed():
@@ -241,28 +243,30 @@ def test_held_out_is_by_question_and_seed():
 
 
 def test_a_new_verifier_says_one_half(encode):
-    fresh = new_verifier("tiny", device="cpu")
-    assert {value for values in orm.logits(fresh.model, some_solutions(encode), 4096) for value in values} == {0.0}
+    fresh = new_reward_model("tiny", device="cpu")
+    assert {value for values in reward_model.logits(fresh.model, some_solutions(encode), 4096) for value in values} == {
+        0.0
+    }
 
 
 def test_it_loads_in_plain_transformers(verifier, encode, tmp_path):
     from transformers import AutoModelForTokenClassification
 
     adapters.save(verifier.model, verifier, tmp_path)
-    assert is_verifier(str(tmp_path)) and not is_verifier("tiny")
+    assert is_reward_model(str(tmp_path)) and not is_reward_model("tiny")
     plain = AutoModelForTokenClassification.from_pretrained(tmp_path)
     solution = some_solutions(encode, 1)[0]
     with torch.no_grad():
         found = plain(torch.tensor([solution.ids])).logits[0, solution.ends, 0].tolist()
-    again = load_verifier(str(tmp_path), device="cpu")
-    assert orm.logits(again.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
-    assert orm.logits(verifier.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
-    kept = new_verifier(str(tmp_path), device="cpu")  # going on from a verifier keeps its head
-    assert orm.logits(kept.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+    again = load_reward_model(str(tmp_path), device="cpu")
+    assert reward_model.logits(again.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+    assert reward_model.logits(verifier.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
+    kept = new_reward_model(str(tmp_path), device="cpu")  # going on from a verifier keeps its head
+    assert reward_model.logits(kept.model, [solution], 99)[0] == pytest.approx(found, abs=1e-5)
 
 
 def test_an_adapter_loads_with_its_head(encode, tmp_path):
-    made = new_verifier("tiny", device="cpu")
+    made = new_reward_model("tiny", device="cpu")
     model = adapters.add_lora(made, 4, "TOKEN_CLS", 0)
     torch.manual_seed(0)
     for parameter in model.parameters():
@@ -271,17 +275,17 @@ def test_an_adapter_loads_with_its_head(encode, tmp_path):
     assert head(model).weight.requires_grad
     adapters.save(model, made, tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and not (tmp_path / "model.safetensors").exists()
-    assert is_verifier(str(tmp_path))
+    assert is_reward_model(str(tmp_path))
     solution = some_solutions(encode, 1)[0]
-    found = orm.logits(model.eval(), [solution], 99)[0]
+    found = reward_model.logits(model.eval(), [solution], 99)[0]
     assert any(abs(value) > 0.01 for value in found)
-    assert orm.logits(load_verifier(str(tmp_path), device="cpu").model, [solution], 99)[0] == pytest.approx(
-        found, abs=1e-4
-    )
+    assert reward_model.logits(load_reward_model(str(tmp_path), device="cpu").model, [solution], 99)[
+        0
+    ] == pytest.approx(found, abs=1e-4)
 
 
 def test_an_adapter_on_the_last_layers_leaves_those_below_out_of_the_graph():
-    made = new_verifier("tiny", device="cpu")
+    made = new_reward_model("tiny", device="cpu")
     model = adapters.add_lora(made, 4, "TOKEN_CLS", 0, last=1)
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert all("layers.1." in name or "score" in name or "classifier" in name for name in learning), learning
@@ -292,7 +296,7 @@ def test_an_adapter_on_the_last_layers_leaves_those_below_out_of_the_graph():
 
 def test_a_policy_is_no_verifier():
     with pytest.raises(UsageError, match="no outcome reward model"):
-        load_verifier("tiny")
+        load_reward_model("tiny")
 
 
 # How good it is
@@ -369,7 +373,7 @@ def test_the_report_is_json(tmp_path):
     assert [row["n"] for row in report["by_step"]] == [3, 2, 1]
     assert report["accuracy"] == 1 and report["auc"] == 1 and report["right"] == pytest.approx(1 / 3)
     assert np.isnan(report["by_step"][2]["auc"])
-    from reasonrl import jsonl
+    from reasonrl.io import jsonl
 
     assert json.loads(jsonl.dumps(report))["by_step"][2]["auc"] is None
     calibration.plot_reliability(report["bins"], tmp_path / "plot.png")

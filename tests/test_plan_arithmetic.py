@@ -19,9 +19,9 @@ def test_parameters_are_those_of_the_published_models():
 
 def test_parameters_of_a_model_are_counted_as_torch_counts_them():
     from reasonrl.models import adapters
-    from reasonrl.models.policy import load_policy
+    from reasonrl.models.language_model import load_language_model
 
-    policy, shape = load_policy("tiny"), shapes.of_model("tiny")
+    policy, shape = load_language_model("tiny"), shapes.of_model("tiny")
     assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
     learnt = adapters.add_lora(policy, 8, "CAUSAL_LM", 0)
     assert shape.adapter_parameters(8) == sum(p.numel() for p in learnt.parameters() if p.requires_grad)
@@ -62,12 +62,12 @@ def test_the_engine_in_process_keeps_room_for_the_longest_and_waits_for_it():
 
 def test_the_planner_has_the_numbers_of_the_engine_and_the_trainers():
     """It may not import torch, so it has them a second time."""
-    from reasonrl.sampling import hf
-    from reasonrl.training import labelling
+    from reasonrl.sampling.hf import engine
+    from reasonrl.training.rcrl import labelling
 
     names = ("CPU_MEMORY", "MOST_TOKENS", "GPU_SHARE", "MOST_ROWS")
     assert [getattr(devices, name) for name in names] == [getattr(hf, name) for name in names]
-    assert devices.PREFILL == hf.PREFILL_TOKENS and commands.SLICE == labelling.ROWS
+    assert devices.PREFILL == engine.PREFILL_TOKENS and commands.SLICE == labelling.ROWS
 
 
 @pytest.mark.parametrize("name, tokens", [("tiny", 8192), ("smollm2", 913), ("Llama-2-7b", 120)])
@@ -88,9 +88,11 @@ def test_a_pass_of_training_has_as_many_tokens_as_planned(name, tokens):
 
 def test_the_presets_are_those_of_the_trainers():
     """The planner may not import torch, so it has the trainers' defaults a second time."""
-    from reasonrl.training import likelihood, orm, ppo
+    from reasonrl.training import likelihood
+    from reasonrl.training.orm import trainer
+    from reasonrl.training.ppo import trainer
 
-    settings = ppo.Settings()
+    settings = trainer.Settings()
     assert commands.PRESETS["ppo"]["paper"] == (settings.samples, settings.batch_size, settings.k, settings.epochs)
     for stage, module in (("sft", likelihood), ("rcrl", likelihood), ("orm", orm)):
         assert commands.PRESETS[stage]["paper"] == (module.Settings().epochs, module.Settings().batch_size)
@@ -100,9 +102,9 @@ def test_lengths_are_those_of_the_bundled_model():
     """Tokens of prompts and references of mini, as the tokenizer of `tiny` counts them."""
     from statistics import mean
 
-    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.models.language_model import load_tokenizer
+    from reasonrl.prompts import PromptForm
     from reasonrl.tasks import source
-    from reasonrl.tasks.prompts import PromptForm
 
     policy, problems = load_tokenizer("tiny"), list(source.task_problems("mini", "test"))
     prompts = mean(len(policy.encode_prompt(PromptForm().render(one["question"]))) for one in problems)
@@ -112,9 +114,9 @@ def test_lengths_are_those_of_the_bundled_model():
 
 def test_padding_is_that_of_the_bundled_data():
     """Of steps of 32 in one pass, and sorted and cut in two and in four."""
-    from reasonrl.models.policy import load_tokenizer
+    from reasonrl.models.language_model import load_tokenizer
+    from reasonrl.prompts import PromptForm
     from reasonrl.tasks import source
-    from reasonrl.tasks.prompts import PromptForm
     from reasonrl.training.batching import Example, batches, microbatches
 
     policy, form = load_tokenizer("tiny"), PromptForm()

@@ -9,20 +9,20 @@ from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCau
 
 from reasonrl.errors import ReasonRLError, UsageError
 from reasonrl.models import adapters
-from reasonrl.models.policy import Policy, check_output_layer, load_policy
-from reasonrl.models.verifier import new_verifier
-from reasonrl.rewards.judge import Judge
-from reasonrl.rewards.named import Means, choices
-from reasonrl.rewards.orm import OutcomeReward
-from reasonrl.sampling import Completion, Sampling
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.models.language_model import LanguageModel, check_output_layer, load_language_model
+from reasonrl.models.reward_model import new_reward_model
+from reasonrl.prompts import PromptForm
+from reasonrl.rewards.registry import RewardResources
+from reasonrl.rewards.reward_model import OutcomeReward
+from reasonrl.rewards.scorer import RewardScorer
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Completion, Sampling
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training import likelihood
-from reasonrl.training.actor_critic import ActorCritic, Reference
 from reasonrl.training.loop import without_dropout
-from reasonrl.training.ppo import Settings, estimate_advantages, plan, step_loss
-from reasonrl.training.rollouts import Collector, Experience, score
+from reasonrl.training.ppo.actor_critic import ActorCritic, Reference
+from reasonrl.training.ppo.rollouts import Collector, Experience, score
+from reasonrl.training.ppo.trainer import Settings, estimate_advantages, plan, step_loss
 
 FORM = PromptForm()
 PROBLEMS = list(islice(mini.problems("train"), 6))
@@ -30,7 +30,7 @@ PROBLEMS = list(islice(mini.problems("train"), 6))
 
 @pytest.fixture
 def policy():
-    return load_policy("tiny", device="cpu", dtype="fp32")
+    return load_language_model("tiny", device="cpu", dtype="fp32")
 
 
 class Said:
@@ -49,7 +49,7 @@ def completion(policy, text, finish="eos"):
 
 
 def collector(policy, *said, rewards=("exact",), weights=(), k=4, penalty=0.0, **draw):
-    judge = Judge(choices(rewards, weights), Means(device="cpu"), flexible=False)
+    judge = RewardScorer(choices(rewards, weights), RewardResources(device="cpu"), flexible=False)
     engine = Said(*said) if said else HFEngine(policy)
     sampling = Sampling(k=len(said) or k, stop=FORM.stop, **{"max_tokens": 64} | draw)
     return Collector(policy, engine, judge, FORM, sampling, penalty)
@@ -168,7 +168,7 @@ def test_kl_is_zero_before_anything_is_learnt_and_then_told_by_both_estimators(p
             0.02 * torch.randn_like(policy.model.get_input_embeddings().weight)
         )
     reference = rollouts.reference.clone()
-    frozen = Reference(load_policy("tiny", device="cpu", dtype="fp32"), 0)
+    frozen = Reference(load_language_model("tiny", device="cpu", dtype="fp32"), 0)
     score(rollouts, actor, lambda part: frozen.logprobs(actor, part), 1 << 13, torch.device("cpu"))
     torch.testing.assert_close(rollouts.reference, reference)
     assert not torch.allclose(rollouts.logprobs, rollouts.reference)
@@ -251,7 +251,7 @@ def test_a_model_that_changes_its_logits_behind_the_output_layer_is_refused(poli
         vocab_size=50, hidden_size=16, num_hidden_layers=1, intermediate_size=16, num_attention_heads=2,
         num_key_value_heads=2, logits_scaling=8.0,
     )  # fmt: skip
-    scaled = Policy("granite", "", policy.tokenizer, GraniteForCausalLM(config).eval())
+    scaled = LanguageModel("granite", "", policy.tokenizer, GraniteForCausalLM(config).eval())
     with pytest.raises(UsageError, match="granite"):
         check_output_layer(scaled)
     with pytest.raises(UsageError, match="granite"):  # by sft and rcrl too, before anything is written
@@ -265,7 +265,7 @@ def test_dropout_is_off_in_whatever_way_a_model_writes_it():
             attention_dropout=0.5, word_embed_proj_dim=16, layerdrop=0.5,
         )
     )  # fmt: skip
-    policy = Policy("opt", "", None, dropped.train())
+    policy = LanguageModel("opt", "", None, dropped.train())
     actor = ActorCritic(policy, "shared", 1.0, lora_rank=0, seed=0).train()
     without_dropout(actor)
     ids, wanted, targets = torch.arange(8)[None], torch.ones(1, 8, dtype=torch.bool), torch.arange(8)
@@ -328,8 +328,8 @@ def test_an_adapter_given_as_model_is_merged_so_that_the_reference_is_the_initia
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
     adapters.save(trained, policy, tmp_path)
-    initial = load_policy(str(tmp_path), device="cpu", dtype="fp32")
-    base = load_policy("tiny", device="cpu", dtype="fp32")
+    initial = load_language_model(str(tmp_path), device="cpu", dtype="fp32")
+    base = load_language_model("tiny", device="cpu", dtype="fp32")
     rollouts = collector(initial)(PROBLEMS[:2], [0, 0])
     expected = [naive_logprobs(initial, example) for example in rollouts.examples]
     scored(initial, rollouts, Settings(lora_rank=4))
@@ -364,7 +364,7 @@ def test_settings_that_do_not_fit_together_are_refused():
 
 def test_completions_too_long_for_the_verifier_are_foreseen(policy):
     collect = collector(policy, completion(policy, "#### 1"), rewards=("orm",))
-    verifier = new_verifier("tiny", device="cpu")  # of the policy's own tokenizer
+    verifier = new_reward_model("tiny", device="cpu")  # of the policy's own tokenizer
     collect.judge.rewards = [OutcomeReward(verifier, FORM)]
     longest = max(len(policy.encode_prompt(FORM.render(problem["question"]))) for problem in PROBLEMS)
     verifier.context = longest + collect.sampling.max_tokens

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reasonrl.training import losses
-from reasonrl.training.ppo import Settings, estimate_advantages
-from reasonrl.training.rollouts import Rollouts
+from reasonrl.training.ppo.rollouts import Rollouts
+from reasonrl.training.ppo.trainer import Settings, estimate_advantages
 
 NUMBERS = st.floats(-3, 3, allow_nan=False, width=32)
 

@@ -27,7 +27,7 @@ def marker(checkpoint):
 LOGGED = {
     "step", "samples", "reward", "reward_exact", "accuracy", "kl_k1", "kl_k3", "clip_fraction", "approx_kl", "entropy",
     "explained_variance", "value_loss", "value_clip_fraction", "policy_loss", "completion_length", "truncated",
-    "unparseable", "tokens", "engine_gap", "grad_norm", "learning_rate",
+    "unparseable", "tokens", "sampler_logprob_gap", "grad_norm", "learning_rate",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_a_run_prints_its_checkpoint_logs_every_metric_and_the_page_explains_the
     for name in LOGGED | TIMED:
         assert f"`{name}`" in explained, f"docs/ppo.md does not explain {name}"
     assert log[0]["kl_k1"] == log[0]["kl_k3"] == 0  # before anything is learnt
-    assert abs(log[0]["engine_gap"]) < 1e-4
+    assert abs(log[0]["sampler_logprob_gap"]) < 1e-4
     about = marker(tmp_path / "out")
     assert (about["updates"], about["samples"]) == (3, 48)
     assert about["rewards"] == [{"name": "exact", "spec": "exact", "weight": 1}]
@@ -217,5 +217,5 @@ def test_lora_on_smollm2_makes_a_few_updates_on_gsm8k(sh, smollm2, data, tmp_pat
     log = metrics(tmp_path / "out")
     assert len(log) == 3
     assert log[0]["kl_k3"] == 0 == log[1]["kl_k3"] and 0 < log[2]["kl_k3"] < 0.5
-    assert all(line["engine_gap"] < 1e-3 and line["grad_norm"] > 0 and line["reward"] > 0 for line in log)
+    assert all(line["sampler_logprob_gap"] < 1e-3 and line["grad_norm"] > 0 and line["reward"] > 0 for line in log)
     assert (tmp_path / "out" / "adapter_config.json").exists() and not (tmp_path / "out" / "model.safetensors").exists()

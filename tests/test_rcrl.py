@@ -12,25 +12,26 @@ from spelling import spelling_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonrl.errors import ReasonRLError, RecordError
+from reasonrl.grading.steps import step_starts
 from reasonrl.models import labels
-from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps, interleave, step_starts
-from reasonrl.models.policy import load_policy
-from reasonrl.rewards.judge import Judge
-from reasonrl.rewards.named import Means, choices
-from reasonrl.sampling import Request, Sampling
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.models.labels import TEXT, TOKENS, Condition, Steps, interleave
+from reasonrl.models.language_model import load_language_model
+from reasonrl.prompts import PromptForm
+from reasonrl.rewards.registry import RewardResources
+from reasonrl.rewards.scorer import RewardScorer
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Request, Sampling
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
-from reasonrl.training import rcrl
 from reasonrl.training.batching import collate
-from reasonrl.training.labelling import COST, Labeller, add_costs
+from reasonrl.training.rcrl import examples
+from reasonrl.training.rcrl.labelling import COST, Labeller, add_costs
 
 GOOD, BAD = (Condition(name, text, TEXT) for name, text in zip(TEXT.names, (TEXT.good, TEXT.bad), strict=True))
 
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy("tiny", device="cpu", dtype="fp32")
+    return load_language_model("tiny", device="cpu", dtype="fp32")
 
 
 # Where labels stand
@@ -71,18 +72,18 @@ def test_labels_can_be_taken_out_again(pieces):
 
 def solution(question, good, text=None, ids=None):
     count = len(good)
-    return rcrl.Solution(question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good)
+    return examples.Solution(question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good)
 
 
 def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
     record = {"id": "x", "question": "How many?", "completion": "A 1\nB 2\n", "labels": ["[GOOD]", "[BAD]"]}
-    found = rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
+    found = examples.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
     label_ids = policy.encode_completion(TEXT.good), policy.encode_completion(TEXT.bad)
-    example = rcrl.to_example(found, [True, True], label_ids)
+    example = examples.to_example(found, [True, True], label_ids)
     assert policy.decode([example.completion_ids]) == ["[GOOD]\nA 1\n[BAD]\nB 2\n[BAD]\n"]
     learnt = [token for token, own in zip(example.completion_ids, example.mask, strict=True) if own]
     assert learnt == [*policy.encode_completion("A 1\nB 2\n"), policy.eos_id]
-    second = rcrl.to_example(found, [False, True], label_ids)
+    second = examples.to_example(found, [False, True], label_ids)
     learnt = [token for token, own in zip(second.completion_ids, second.mask, strict=True) if own]
     assert second.completion_ids == example.completion_ids
     assert learnt == [*policy.encode_completion("B 2\n"), policy.eos_id] and second.learnt == len(learnt)
@@ -103,14 +104,14 @@ def test_steps_and_eos_are_learnt_and_labels_are_not(policy):
 def test_labels_that_do_not_fit_are_told(policy, change, said):
     record = {"id": "x", "question": "?", "completion": "A\nB", "labels": ["[GOOD]", "[BAD]"]} | change
     with pytest.raises(RecordError, match=said.replace("[", r"\[")):
-        rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
+        examples.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, None)
 
 
 def test_a_threshold_makes_labels_of_values_and_none_takes_them_as_they_are(policy):
     record = {"id": "x", "question": "?", "completion": "A\nB", "labels": ["[BAD]", "[BAD]"],
               "step_values": {"mc": [0.5, 0.25]}}  # fmt: skip
     make = lambda threshold, **more: (
-        rcrl.to_solution(record | more, labels.StepEncoder(policy), PromptForm(), TEXT, threshold).good
+        examples.to_solution(record | more, labels.StepEncoder(policy), PromptForm(), TEXT, threshold).good
     )
     assert make(None) == [False, False] and make(0.25) == [True, True] and make(0.3) == [True, False]
     assert make(None, labels=None) == [True, False]
@@ -118,8 +119,8 @@ def test_a_threshold_makes_labels_of_values_and_none_takes_them_as_they_are(poli
 
 def test_what_follows_the_last_step_that_is_learnt_is_left_out(policy):
     record = {"id": "x", "question": "?", "finish": "eos", "completion": "A\nB\nC", "step_values": {"mc": [0.5, 0, 0]}}
-    wrong = rcrl.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, 0.5)
-    example = rcrl.to_example(wrong, [False, True, False], ([], policy.encode_completion(TEXT.bad)))
+    wrong = examples.to_solution(record, labels.StepEncoder(policy), PromptForm(), TEXT, 0.5)
+    example = examples.to_example(wrong, [False, True, False], ([], policy.encode_completion(TEXT.bad)))
     assert policy.decode([example.completion_ids]) == ["A\n[BAD]\nB\n"]
     assert policy.decode([[i for i, own in zip(example.completion_ids, example.mask, strict=True) if own]]) == ["B\n"]
 
@@ -132,16 +133,16 @@ def test_labels_and_outcomes_are_balanced_and_the_seed_decides(marks, seed):
     solutions = [solution(f"q{i}", good) for i, good in enumerate(marks)]
     if len({one.right for one in solutions}) < 2:
         with pytest.raises(ReasonRLError, match="no label to tell apart"):
-            rcrl.balance(solutions, seed)
+            examples.balance(solutions, seed)
         return
-    chosen, counts = rcrl.balance(solutions, seed)
+    chosen, counts = examples.balance(solutions, seed)
     assert counts["kept"] == 2 * min(counts["right"], counts["wrong"])
     learnt = Counter(good for one, steps in chosen for good, own in zip(one.good, steps, strict=True) if own)
     assert (
         learnt[True] == learnt[False] == counts["learnt_steps"] // 2 == min(counts["good_steps"], counts["bad_steps"])
     )
-    assert rcrl.balance(solutions, seed)[0] == chosen
-    assert rcrl.balance(solutions + solutions, seed)[1]["distinct"] == len(solutions)
+    assert examples.balance(solutions, seed)[0] == chosen
+    assert examples.balance(solutions + solutions, seed)[1]["distinct"] == len(solutions)
 
 
 # What steps are worth
@@ -156,7 +157,7 @@ def test_monte_carlo_values_agree_with_exact_ones(tmp_path):
     """A policy of two letters and at most six tokens: everything that it can say is enumerated."""
     policy, rollouts, most = spelling_policy(), 1500, 6
     (tmp_path / "own.py").write_text(OWN)
-    judge = Judge(choices([f"{tmp_path}/own.py:own"], []), Means(), False)
+    judge = RewardScorer(choices([f"{tmp_path}/own.py:own"], []), RewardResources(), False)
     labeller = Labeller(
         policy,
         HFEngine(policy, 1 << 18),
@@ -200,7 +201,7 @@ def test_monte_carlo_values_agree_with_exact_ones(tmp_path):
 
 
 def formula(questions, rollouts, newlines):
-    """docs/rcrl.md: the cost of labelling, from the token ids of (prompt, solutions) pairs. newlines: tokens that end a
+    """docs/examples.md: the cost of labelling, from the token ids of (prompt, solutions) pairs. newlines: tokens that end a
     line."""
     counts = Counter()
     for prompt, solutions in questions:
@@ -236,7 +237,7 @@ class Counted:
 def test_labelling_costs_what_the_formula_says_and_sharing_saves_prefill(policy):
     problems = [problem for _, problem in zip(range(12), mini.problems("train"), strict=False)]
     engine = Counted(HFEngine(policy))
-    judge = Judge(choices(["exact"], []), Means(), False)
+    judge = RewardScorer(choices(["exact"], []), RewardResources(), False)
     labeller = Labeller(policy, engine, judge, PromptForm(), Sampling(6, max_tokens=64), 4)
     groups = list(labeller(problems))
     newlines = {token for token in range(len(policy.tokenizer)) if policy.tokenizer.decode([token]).endswith("\n")}

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from conftest import ROOT, lines
 
-from reasonrl import jsonl, provenance
 from reasonrl.errors import AlreadyDone, UsageError
+from reasonrl.io import jsonl, provenance
 from reasonrl.models.checkpoint import Checkpoint
 
 TINY = ROOT / "reasonrl" / "models" / "tiny"

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from reasonrl.errors import UsageError
-from reasonrl.rewards.external import Failed, Function, Program
+from reasonrl.rewards.base import RewardFailed
+from reasonrl.rewards.external import Function, Program
 
 RECORDS = [{"id": f"x/{z}", "z": z, "completion": "#### " + str(z)} for z in range(6)]
 MANY = [{"z": z, "completion": "x" * 5000} for z in range(3000)]  # more than any pipe holds
@@ -86,7 +87,7 @@ def test_a_function_gets_batches_and_stays_alive(function, capfd):
     ],
 )
 def test_a_function_that_fails_names_the_record(function, name, index, message):
-    with pytest.raises(Failed, match=message) as failure:
+    with pytest.raises(RewardFailed, match=message) as failure:
         function(name, timeout=1)(RECORDS)
     assert failure.value.index == index
     assert "\n" not in str(failure.value)
@@ -104,12 +105,12 @@ def test_a_process_that_dies_while_it_is_asked_is_no_broken_pipe(function):
     fine = function("fine")
     os.kill(fine._process.pid, 9)
     fine._process.is_alive = lambda: True  # as it was a moment before
-    with pytest.raises(Failed, match="signal 9"):
+    with pytest.raises(RewardFailed, match="signal 9"):
         fine._ask(MANY)
 
 
 def test_a_function_that_is_not_there(function, file, tmp_path):
-    with pytest.raises(Failed, match="no attribute 'nothing'"):
+    with pytest.raises(RewardFailed, match="no attribute 'nothing'"):
         function("nothing")
     with pytest.raises(UsageError, match="no file"):
         Function(str(tmp_path / "absent.py"), "f", 1)
@@ -144,7 +145,7 @@ def test_a_program_may_print_as_much_as_it_reads():
 )
 def test_a_program_that_fails_names_the_record(command, index, message):
     start = time.monotonic()
-    with pytest.raises(Failed, match=message) as failure:
+    with pytest.raises(RewardFailed, match=message) as failure:
         Program(command, 1)(RECORDS)
     assert failure.value.index == index
     assert time.monotonic() - start < 10
@@ -156,7 +157,7 @@ def test_slow_answers_are_no_hang():
 
 def test_nothing_is_left_behind(tmp_path):
     mark = tmp_path / "alive"
-    with pytest.raises(Failed):
+    with pytest.raises(RewardFailed):
         Program(f"(sleep 3; touch {mark}) & sleep 60", 0.5)(RECORDS)
     time.sleep(3.5)
     assert not mark.exists()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from reasonrl.sampling import Sampling, draws
-from reasonrl.sampling.hf import draw
+from reasonrl.sampling.hf import draws
+from reasonrl.sampling.hf.engine import draw
+from reasonrl.sampling.types import Sampling
 
 
 def test_uniforms_depend_on_their_coordinates_only():

@@ -6,18 +6,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from reasonrl.errors import RecordError, UsageError
-from reasonrl.models.policy import load_policy
-from reasonrl.sampling import Request, Sampling, attention
-from reasonrl.sampling.hf import HFEngine
+from reasonrl.models.language_model import load_language_model
+from reasonrl.prompts import PromptForm
+from reasonrl.sampling.hf import attention
+from reasonrl.sampling.hf.engine import HFEngine
+from reasonrl.sampling.types import Request, Sampling
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training.batching import Example, collate
 from reasonrl.training.losses import TokenLogprobs
 
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy("tiny", device="cpu", dtype="fp32")
+    return load_language_model("tiny", device="cpu", dtype="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reasonrl.tasks.prompts import next_question
+from reasonrl.prompts import next_question
 
 TASK = """
 PROMPT = "Add.\\nQ: {question}\\nA:"

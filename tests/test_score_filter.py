@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasonrl import cli
-from reasonrl.rewards import exact
-from reasonrl.tasks import equations
+from reasonrl.grading import equations, verdict
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -47,7 +46,7 @@ def test_score_keeps_order_and_every_field_that_it_does_not_own(tmp_path, record
     strip = lambda record: {name: value for name, value in record.items() if name not in OWNED}
     assert [strip(record) for record in scored] == [strip(record) for record in records]
     for record in scored:
-        verdict = exact.judge(record["completion"], record["answer"])
+        verdict = verdict.judge(record["completion"], record["answer"])
         assert (record["correct_strict"], record["correct_flexible"]) == (verdict.strict, verdict.flexible)
         assert record["correct"] is record[f"correct_{reading}"]
         assert record["extracted"] == getattr(verdict, f"extracted_{reading}")

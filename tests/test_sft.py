@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from reasonrl.errors import RecordError
 from reasonrl.models.checkpoint import Checkpoint
-from reasonrl.models.policy import load_policy
+from reasonrl.models.language_model import load_language_model
+from reasonrl.prompts import PromptForm
 from reasonrl.stages import flags, training
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training.batching import Example, batches, collate, microbatches, share
 from reasonrl.training.loop import Loop, Optimisation, cosine, make_accelerator
 from reasonrl.training.losses import TokenLogprobs
@@ -28,7 +28,7 @@ FORM = PromptForm()
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy("tiny", device="cpu", dtype="fp32")
+    return load_language_model("tiny", device="cpu", dtype="fp32")
 
 
 def reasonrl(*words, check=True, **more):
@@ -213,7 +213,7 @@ def test_a_short_sft_lowers_the_held_out_loss(policy, tmp_path):
     reasonrl("sft", tmp_path / "train.jsonl", "--epochs", 2, "-o", tmp_path / "out", "-q")
     held_out = some_examples(policy, 60)
     with torch.no_grad():
-        assert naive_loss(load_policy(str(tmp_path / "out")), held_out) < naive_loss(policy, held_out) - 0.01
+        assert naive_loss(load_language_model(str(tmp_path / "out")), held_out) < naive_loss(policy, held_out) - 0.01
 
 
 def test_checkpoint_loads_in_plain_transformers_and_remembers(tmp_path, problems_file):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonrl.stats import (
-    Bootstrap,
+from reasonrl.evaluation.intervals import Bootstrap, seed_interval, t975
+from reasonrl.evaluation.metrics import (
     Judged,
     greedy_metrics,
     maj_at_k,
@@ -18,8 +18,6 @@ from reasonrl.stats import (
     powers_up_to,
     rerank_at_k,
     sampled_metrics,
-    seed_interval,
-    t975,
 )
 
 

@@ -6,9 +6,9 @@ import pytest
 from conftest import lines
 
 from reasonrl.errors import ReasonRLError
-from reasonrl.rewards.judge import Judge
-from reasonrl.rewards.named import Means, choices
-from reasonrl.tasks import own
+from reasonrl.rewards.registry import RewardResources
+from reasonrl.rewards.scorer import RewardScorer
+from reasonrl.tasks import user_file
 
 COLOURS = """
 def problems(split):
@@ -65,14 +65,14 @@ def test_a_task_file_is_an_ordinary_module(tmp_path):
         "@dataclass\nclass Rule:\n    text: str\n"
         "PROMPT = 'Q: {question}'\nSTOP = '\\nQ:'\ndef extract(text):\n    return ANSWER\n"
     )
-    task = own.load(str(tmp_path / "module.py"))
+    task = user_file.load(str(tmp_path / "module.py"))
     assert task.extract("") == "7"
     assert task.stop == ("\nQ:",)  # one text, not three characters
 
 
 def test_ppo_judges_as_score_does(sh, colours):
     scored = sh("reasonrl score --task colours.py -q", stdin=lines(*CASES)).records
-    judge = Judge(choices(["exact"], []), Means(), False, own.reading(colours))
+    judge = RewardScorer(choices(["exact"], []), RewardResources(), False, user_file.reading(colours))
     found = [dict(record) for record in CASES]
     judged = judge(found)
     assert [one.reward for one in judged] == [r["reward"] for r in scored]
@@ -101,7 +101,7 @@ def test_a_reading_that_fails_is_told_with_its_place_and_nothing_is_skipped(sh, 
     done = sh("reasonrl score --task bad.py --on-error skip --rejects bad.jsonl", stdin=lines(CASES[0]))
     assert done.code == 1 and done.out == b"" and done.err.count("\n") == 1
     assert done.err.startswith("reasonrl score: <stdin>:1: ") and said in done.err
-    judge = Judge(choices(["exact"], []), Means(), False, own.reading(str(tmp_path / "bad.py")))
+    judge = RewardScorer(choices(["exact"], []), RewardResources(), False, user_file.reading(str(tmp_path / "bad.py")))
     with pytest.raises(ReasonRLError, match=r"^q/0: "):
         judge([dict(CASES[0])])
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from reasonrl.errors import RecordError, UsageError
-from reasonrl.rewards import exact
+from reasonrl.grading import verdict
 from reasonrl.tasks import source, svamp
 
 
@@ -64,7 +64,7 @@ def test_the_hub_has_no_training_folds(monkeypatch):
 def test_published_files_load_and_their_references_are_right(data, task, split, count):
     problems = list(source.task_problems(task, split, str(data)))
     assert len(problems) == count == len({problem["id"] for problem in problems})
-    wrong = [p["id"] for p in problems if not exact.judge(p["reference"], p["answer"]).strict]
+    wrong = [p["id"] for p in problems if not verdict.judge(p["reference"], p["answer"]).strict]
     assert wrong == [id for id in svamp.CONTRADICTORY if id.startswith(f"{task}/{split}/")]
 
 

@@ -8,22 +8,17 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from reasonrl.models.policy import Policy, is_adapter
+from reasonrl.models.language_model import ModelTokenizer, is_adapter
 
 
-def add_lora(policy: Policy, rank: int, task_type: str, seed: int, last: int | None = None) -> nn.Module:
-    """The policy's model with a fresh adapter (see `on_layers`). PEFT lets the head of a token classifier learn
-    whole."""
-    return on_layers(policy.model, rank, seed, task_type, last)
-
-
-def on_layers(
+def add_lora(
     model: nn.Module, rank: int, seed: int, task_type: str | None = None, last: int | None = None
 ) -> nn.Module:
-    """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns.
+    """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns. PEFT lets
+    the head of a token classifier learn whole.
 
     last: adapt the last so many transformer blocks only. Nothing flows back through those below, which saves their
-    share of the backward pass, two thirds of a step's work.
+    share of the backward pass, two thirds of an update's work.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -37,13 +32,15 @@ def on_layers(
     return get_peft_model(model, config)
 
 
-def save(model: nn.Module, policy: Policy, directory: str | Path, *, goes_on: bool = False) -> None:
-    """Weights and tokenizer into `directory`. An adapter trained on a merged adapter is merged too: its base exists
-    nowhere else. `goes_on`: training does, so it is a copy that is merged.
+def save(model: nn.Module, start: ModelTokenizer, directory: str | Path, *, goes_on: bool = False) -> None:
+    """Saves the trained weights, and the tokenizer of the model that training started from, into `directory`.
+
+    An adapter trained on a merged adapter is merged too: its base exists nowhere else. `goes_on`: training does, so it
+    is a copy that is merged.
 
     An adapter remembers where its base is: a directory by its absolute path, since it is loaded from anywhere; a model
     of a hub by its id."""
-    if hasattr(model, "merge_and_unload") and is_adapter(policy.directory):
+    if hasattr(model, "merge_and_unload") and is_adapter(start.directory):
         model = (copy.deepcopy(model) if goes_on else model).merge_and_unload()
     for config in getattr(model, "peft_config", {}).values():
         base = config.base_model_name_or_path
@@ -51,7 +48,7 @@ def save(model: nn.Module, policy: Policy, directory: str | Path, *, goes_on: bo
             config.base_model_name_or_path = os.path.realpath(base)
     _mend(getattr(model, "generation_config", None))
     model.save_pretrained(directory)
-    policy.tokenizer.save_pretrained(directory)
+    start.tokenizer.save_pretrained(directory)
 
 
 def _mend(generation: GenerationConfig | None) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from reasonrl import jsonl, provenance
 from reasonrl.errors import AlreadyDone, UsageError
-from reasonrl.tasks.prompts import PromptForm
+from reasonrl.io import jsonl
+from reasonrl.io.provenance import Run
+from reasonrl.prompts import PromptForm
 
 MARKER = "reasonrl.json"
 STATE = "state"  # what --resume needs; removed when the checkpoint is complete
@@ -28,6 +29,11 @@ def remembered(directory: str | Path) -> dict[str, Any]:
     return jsonl.read_json(marker) if marker.exists() else {}
 
 
+def preset_of(model: str) -> str:
+    """The preset that `--preset auto` takes for a model: tiny for the bundled one and what was trained from it."""
+    return "tiny" if model == "tiny" or remembered(model).get("preset") == "tiny" else "paper"
+
+
 def prompt_form(directory: str | Path) -> PromptForm | None:
     saved = remembered(directory).get("prompt")
     return PromptForm.from_json(saved) if saved else None
@@ -40,14 +46,17 @@ class Checkpoint:
     processes only the first (`main`) looks at unfinished work, clears it away (`open`) and makes the directory.
     """
 
-    def __init__(self, output: str, *, force: bool, resume: bool, main: bool = True):
+    def __init__(self, run: Run, main: bool = True):
+        settings = run.settings
+        output, force, resume = settings.output, settings.force, settings.resume
+        self.run, self.main, self.is_open = run, main, False
         self.path = Path(output)
         self.partial = Path(f"{output.rstrip('/')}.partial")
-        self.main, self.force, self.keep, self.is_open = main, force, resume and not force, False
+        self.force, self.keep = force, resume and not force
         # The one in the making comes first: of several processes another may find what the first has just renamed.
         for finished in (self.partial, self.path) if self.keep else ():
             if (finished / MARKER).exists():
-                provenance.check_same_run(remembered(finished), str(finished))
+                run.check_same(remembered(finished), str(finished))
                 if main and finished == self.partial:  # all that a run was killed before is the name
                     self._refuse_foreign(self.path)
                     self._give_name()
@@ -62,11 +71,11 @@ class Checkpoint:
         if self.has_state and not resume:
             raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
         if self.has_state:
-            provenance.check_same_run(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
+            run.check_same(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
 
     @staticmethod
     def _refuse_foreign(target: Path) -> None:
-        """Raises UsageError where `target` holds something that is no checkpoint, which nobody meant to overwrite."""
+        """Raises UsageError where `target` holds something that is no checkpoint: an output must not overwrite it."""
         if _is_taken(target) and not (target / MARKER).exists():
             raise UsageError(
                 f"{target} is no checkpoint (no {MARKER} in it), so nothing overwrites it; remove it first"
@@ -86,14 +95,14 @@ class Checkpoint:
         before = {}
         if self.keep and self.has_state:  # looked at before, but now stdin has been read too
             before = jsonl.read_json(self.partial / "run.json")
-            provenance.check_same_run(before, str(self.partial), going_on=True)
+            self.run.check_same(before, str(self.partial), going_on=True)
         else:
             shutil.rmtree(self.partial, ignore_errors=True)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot make the directory ({error.strerror})") from None
-        about = provenance.describe() | {"sources": provenance.sources(before)}
+        about = self.run.describe() | {"sources": self.run.sources(before)}
         jsonl.write_json(self.partial / "run.json", about)
 
     @property
@@ -108,7 +117,7 @@ class Checkpoint:
         """Writes the marker and renames. `about` is added to arguments, versions and git state.
 
         The marker is written before the state goes: a run that is killed in between is finished by `--resume`."""
-        _mark(self.partial, about)
+        self._mark(self.partial, about)
         self._give_name()
 
     def _give_name(self) -> None:
@@ -140,7 +149,7 @@ class Checkpoint:
                 continue
             if not self.keep or not (target / MARKER).exists():
                 raise UsageError(f"{target} exists, and --keep-every would overwrite it; --force does")
-            provenance.check_same_run(remembered(target), str(target))
+            self.run.check_same(remembered(target), str(target))
 
     def write_numbered(self, number: int, save: Callable[[Path], None], about: dict[str, Any]) -> None:
         self._write_aside(self.numbered(number), save, about)
@@ -159,22 +168,21 @@ class Checkpoint:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         save(aside)
-        _mark(aside, about)
+        self._mark(aside, about)
         _rename(aside, target)
+
+    def _mark(self, work: Path, about: dict[str, Any]) -> None:
+        """Readable weights and the marker: all that makes a checkpoint but its name."""
+        mask = os.umask(0)
+        os.umask(mask)
+        for path in work.glob("*.safetensors"):
+            path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
+        jsonl.write_json(work / MARKER, self.run.describe() | about)
 
 
 def _is_taken(path: Path) -> bool:
     """Whether there is something at `path` beyond an empty directory."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
-
-
-def _mark(work: Path, about: dict[str, Any]) -> None:
-    """Readable weights and the marker: all that makes a checkpoint but its name."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in work.glob("*.safetensors"):
-        path.chmod(0o666 & ~mask)  # transformers writes weights readable by their owner only
-    jsonl.write_json(work / MARKER, provenance.describe() | about)
 
 
 def _rename(work: Path, target: Path) -> None:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from reasonrl import console, provenance
+from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
+from reasonrl.io import provenance
 
 
 def converted(file: str) -> str:
@@ -34,7 +35,7 @@ def convert(file: str, directory: str | Path) -> None:
 
     Each process works in a directory of its own beside that. Raises OSError where `directory` holds something by then.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the loader draws its bars whether or not anybody looks
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the loader draws its bars whether or not stderr is a terminal
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -56,7 +57,7 @@ def convert(file: str, directory: str | Path) -> None:
         del model.config.quantization_config
     directory.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent) as own:
-        partial = Path(own, "model")  # `own` itself is for nobody else to read
+        partial = Path(own, "model")  # `own` itself is readable by its owner only
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         os.replace(partial, directory)

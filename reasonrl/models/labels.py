@@ -4,7 +4,6 @@ A label tells the policy, before each step, what return is wanted of it. Labels 
 training and sampling both put them in with `interleave`, at the places that `step_starts` finds in the bare completion.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,10 +12,11 @@ from typing import NamedTuple
 import torch
 
 from reasonrl.errors import RecordError, UsageError
+from reasonrl.grading.steps import step_starts, steps
+from reasonrl.io.records import Record
 from reasonrl.models import checkpoint
-from reasonrl.models.encoding import completion_ids
-from reasonrl.models.policy import Policy
-from reasonrl.records import Record, steps
+from reasonrl.models.language_model import LanguageModel, ModelTokenizer
+from reasonrl.models.tokens import completion_ids, encode_by_line
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,24 @@ class Condition(NamedTuple):
     labels: Labels
 
 
-def condition(asked: str | None, directory: str, name: str) -> Condition | None:
-    """What `--condition` asks of the model in `directory`, the good label by default; None for one without labels.
+def condition(name: str | None, directory: str, model: str) -> Condition | None:
+    """What `--condition NAME` means for a model in `directory`, the good label by default; None for one without labels.
 
-    Raises UsageError for a label that the model called `name` does not know.
+    Raises UsageError for a label that the model, called `model`, does not know.
     """
     labels = remembered(directory)
     if labels is None:
-        if asked is not None:
-            raise UsageError(f"--condition {asked}: {name} was not trained on labels (reasonrl rcrl makes one that is)")
+        if name is not None:
+            raise UsageError(f"--condition {name}: {model} was not trained on labels (reasonrl rcrl makes one that is)")
         return None
     texts = dict(zip(labels.names, (labels.good, labels.bad), strict=True))
-    asked = labels.names[0] if asked is None else asked
-    if asked not in texts:
-        raise UsageError(f"--condition {asked}: {name} knows {' and '.join(texts)}")
-    return Condition(asked, texts[asked], labels)
+    name = labels.names[0] if name is None else name
+    if name not in texts:
+        raise UsageError(f"--condition {name}: {model} knows {' and '.join(texts)}")
+    return Condition(name, texts[name], labels)
 
 
-def add_tokens(policy: Policy, labels: Labels) -> None:
+def add_tokens(policy: LanguageModel, labels: Labels) -> None:
     """Makes each label one token of the policy, in its tokenizer and in the embeddings of its inputs and outputs.
 
     A label stands where a line begins. So its row is that of the token that ends a line, which models attend to, plus
@@ -92,23 +92,6 @@ def add_tokens(policy: Policy, labels: Labels) -> None:
             embeddings.weight[new] = rows.to(embeddings.weight.dtype)
 
 
-def step_starts(pieces: Sequence[str]) -> list[int]:
-    """Where labels stand in a completion, given the text of each of its tokens: [0, …], indices into `pieces`.
-
-    Before the first token, and behind each that holds the newline of a non-empty line. The tokens before a place
-    decide it, so that it is the same while the completion is drawn; the last place may be behind the last token.
-    """
-    starts, blank = [0], True
-    for index, piece in enumerate(pieces):
-        first, *others = piece.split("\n")
-        blank = blank and not first.strip()
-        for line in others:
-            if not blank and starts[-1] != index + 1:
-                starts.append(index + 1)
-            blank = not line.strip()
-    return starts
-
-
 def interleave(ids: Sequence[int], starts: Sequence[int], labels: Sequence[list[int]]) -> tuple[list[int], list[int]]:
     """Puts labels[i] before ids[starts[i]] → the new ids, and for each of them the i it follows, −1 for a label's."""
     mixed: list[int] = []
@@ -122,7 +105,7 @@ def interleave(ids: Sequence[int], starts: Sequence[int], labels: Sequence[list[
 @dataclass(frozen=True)
 class Steps:
     """A completion as token ids with EOS, if it ended, and the places of its labels: `count` steps begin at the first
-    `count` of `starts`. One more place, behind a newline that no step follows, stands before EOS alone."""
+    `count` of `starts`. One more place, after a newline that no step follows, stands before EOS alone."""
 
     ids: list[int]
     starts: list[int]
@@ -136,7 +119,7 @@ class Steps:
 class StepEncoder:
     """Records → Steps, for one policy."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: ModelTokenizer):
         self.policy, self.tokenizer_hash = policy, policy.tokenizer_hash
         self.encode_prompt = lru_cache(maxsize=256)(policy.encode_prompt)  # a question's samples come together
 
@@ -146,14 +129,13 @@ class StepEncoder:
         count = len(steps(record["completion"]))
         if not count:
             raise RecordError("the completion has no step: nothing to label")
-        found = self._cut(ids, count)
-        if found is None:  # a token whose text depends on its neighbours, or that ends two lines
-            lines = re.findall(r"[^\n]*\n|[^\n]+", record["completion"])
-            again = [token for line in lines for token in self.policy.encode_completion(line)]
-            found = self._cut(again + [self.policy.eos_id] * (ids[-1:] == [self.policy.eos_id]), count)
-        if found is None:
+        cut = self._cut(ids, count)
+        if cut is None:  # a token whose text depends on its neighbours, or that ends two lines
+            by_line, _ = encode_by_line(record["completion"], self.policy, ids[-1:] == [self.policy.eos_id])
+            cut = self._cut(by_line, count)
+        if cut is None:
             raise RecordError("this tokenizer does not end a line's tokens with the line: no place for labels")
-        return found
+        return cut
 
     def _cut(self, ids: list[int], count: int) -> Steps | None:
         starts = step_starts(self.policy.pieces(ids))

@@ -5,14 +5,9 @@ from dataclasses import dataclass, field
 
 from reasonrl.errors import UsageError
 from reasonrl.planning.shapes import Shape
+from reasonrl.settings import limits
 
-LOGITS = 1 << 26  # most logits that exist at a time in training
-ACTIVATIONS = 34  # bytes a token, layer and hidden unit in bf16
-CPU_ACTIVATIONS = 1 << 30  # bytes of one pass of training on a CPU (training/batching.py)
 SEQUENCES = 1024  # vLLM's max_num_seqs on a large GPU
-# Of the in-process engine (sampling/hf.py): a batch's bytes and tokens on a CPU, its share of a GPU's free memory, its
-# rows at most, and the prompt tokens of one forward pass.
-CPU_MEMORY, MOST_TOKENS, GPU_SHARE, MOST_ROWS, PREFILL = 2 << 30, 1 << 18, 0.5, 65_535, 1 << 14
 # Seconds a layer to launch the kernels of a forward pass, and of a forward and backward pass: measured on an H100 that
 # other processes used too (docs/results/smollm2-h100.md), so rather too long.
 FORWARD_LAUNCH, LEARN_LAUNCH = 0.0025, 0.0065
@@ -23,8 +18,8 @@ class Rates:
     """Measured tokens a second, and the seconds until the first one.
 
     generate: drawn one by one, at temperature 1; cooler: the same at other temperatures; greedy: at 0. read: through a
-    forward pass. learn: through forward and backward, padding included. verifier: the same for an ORM. rollout, score,
-    update: the phases of PPO (`metrics.jsonl`), the first in completion tokens, the others in those of prompts too.
+    forward pass. learn: through forward and backward, padding included. verifier: the same for an ORM. rollout,
+    evaluate, update: the phases of PPO (`metrics.jsonl`), the first in completion tokens, the others with prompts.
     """
 
     generate: float
@@ -34,7 +29,7 @@ class Rates:
     learn: float
     verifier: float
     rollout: float
-    score: float
+    evaluate: float
     update: float
     start: float
 
@@ -118,10 +113,10 @@ class Device:
         if engine.vllm:
             free = 0.9 * self.memory - engine.resident
         else:
-            free = GPU_SHARE * (self.memory - engine.resident) if self.is_gpu else CPU_MEMORY
-        held = min(SEQUENCES if engine.vllm else MOST_ROWS, free / self.row_bytes(shape, draw, engine))
+            free = limits.GPU_SHARE * (self.memory - engine.resident) if self.is_gpu else limits.CPU_CACHE_BYTES
+        held = min(SEQUENCES if engine.vllm else limits.MAX_ROWS, free / self.row_bytes(shape, draw, engine))
         if not self.is_gpu:
-            held = min(held, MOST_TOKENS / (draw.prompt + draw.most))
+            held = min(held, limits.CPU_CACHE_TOKENS / (draw.prompt + draw.most))
         return min(draw.sequences, max(1, int(held)))
 
     def row_bytes(self, shape: Shape, draw: Draw, engine: Engine) -> float:
@@ -134,7 +129,7 @@ class Device:
         """Bytes of all that is decoded together."""
         return self.rows(shape, draw, engine) * self.row_bytes(shape, draw, engine)
 
-    def read(self, shape: Shape, tokens: float, at_once: float = PREFILL, in_fp32: bool = False) -> float:
+    def read(self, shape: Shape, tokens: float, at_once: float = limits.PREFILL_TOKENS, in_fp32: bool = False) -> float:
         """Seconds of forward passes over `at_once` tokens each; on a GPU the launching of kernels besides."""
         if not self.is_gpu:
             return tokens / self.rates(shape).read
@@ -156,8 +151,8 @@ class Device:
 
     def pass_tokens(self, shape: Shape) -> int:
         """Tokens of one forward and backward pass of `sft`, `orm` and `rcrl`, where --batch-tokens does not say."""
-        each = ACTIVATIONS * self.itemsize // 2 * shape.layers * shape.hidden
-        return 1 << 14 if self.is_gpu else min(1 << 13, CPU_ACTIVATIONS // each)
+        each = limits.ACTIVATION_BYTES * self.itemsize // 2 * shape.layers * shape.hidden
+        return limits.GPU_PASS_TOKENS if self.is_gpu else min(limits.CPU_PASS_TOKENS, limits.CPU_PASS_BYTES // each)
 
     def learning_memory(self, shape: Shape, rank: int) -> float:
         """Bytes of weights, gradients and AdamW's two moments: 16 N for all weights in fp32; LoRA keeps the frozen ones
@@ -168,8 +163,10 @@ class Device:
         """Bytes of activations and logits of one microbatch: 34 a token, layer and hidden unit in bf16 (Korthikanti et
         al. 2022, arXiv 2205.05198, without the attention matrix), 2 where they are computed again."""
         unit = microbatch * shape.hidden * self.itemsize / 2
-        activations = unit * (2 * shape.layers + ACTIVATIONS if recompute else ACTIVATIONS * shape.layers)
-        return activations + 2 * 4 * min(LOGITS, microbatch * shape.vocabulary)
+        activations = unit * (
+            2 * shape.layers + limits.ACTIVATION_BYTES if recompute else limits.ACTIVATION_BYTES * shape.layers
+        )
+        return activations + 2 * 4 * min(limits.LOGITS, microbatch * shape.vocabulary)
 
 
 TINY, SMOLLM2 = 672_384, 134_515_008  # parameters of the models that were measured

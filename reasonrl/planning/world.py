@@ -3,15 +3,17 @@
 import fnmatch
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from reasonrl import jsonl
 from reasonrl.errors import UsageError
+from reasonrl.io import jsonl
 from reasonrl.planning import shapes
 from reasonrl.planning.devices import Device, Draw
 from reasonrl.planning.shapes import Shape
+from reasonrl.settings import DataSettings, StageSettings, limits
+from reasonrl.settings.shared import ProblemSettings
 
 # Problems of each split; and, by family of model, mean tokens of a question in the plain form and of a reference with
 # its EOS, on the test split (benchmarks/plan_check.py --lengths measures them), and tokens of `[GOOD]` and its newline.
@@ -54,18 +56,18 @@ class Assumptions:
     padding: float = 0  # tokens that training passes through for each that is not padding; 0: as the data has it
 
     @classmethod
-    def parse(cls, pairs: list[str]) -> "Assumptions":
+    def parse(cls, pairs: Sequence[str]) -> "Assumptions":
         known = [one.name for one in fields(cls)]
-        found = {}
+        values = {}
         for pair in pairs:
             name, _, text = pair.partition("=")
             try:
-                found[name] = float(text)
+                values[name] = float(text)
             except ValueError:
-                found[name] = math.nan
-            if name not in known or not found[name] >= 0:
+                values[name] = math.nan
+            if name not in known or not values[name] >= 0:
                 raise UsageError(f"--assume {pair}: want NAME=NUMBER with one of {', '.join(known)}")
-        return cls(**found)
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -107,52 +109,52 @@ class World:
     done: dict[str, str] = field(default_factory=dict)  # output → the command that makes it
 
     def shape(self, name: str) -> Shape:
-        """Raises UsageError for a model that nothing makes and nobody knows."""
+        """Raises UsageError for a model that no command makes and whose size is not known."""
         name = name.rstrip("/")
         return self.checkpoints[name] if name in self.checkpoints else shapes.of_model(name)
 
-    def prompt(self, task: str, shape: Shape, params: Mapping[str, Any]) -> float:
+    def prompt(self, task: str, shape: Shape, settings: StageSettings | None = None) -> float:
         """Mean tokens of a prompt: the question, and the worked examples before it, of --shots and of the form."""
         question, reference = lengths(task, shape)
-        return question + (self.exemplars(shape, params) + (params.get("shots") or 0)) * (question + reference)
+        return question + (self.exemplars(shape, settings) + getattr(settings, "shots", 0)) * (question + reference)
 
-    def exemplars(self, shape: Shape, params: Mapping[str, Any]) -> float:
-        """Worked examples of the form that is asked for (`plain` and `chat` have none), else of the remembered one."""
-        form = params.get("prompt")
+    def exemplars(self, shape: Shape, settings: StageSettings | None) -> float:
+        """Worked examples of the form that --prompt names (plain and chat have none), else of the remembered one."""
+        form = getattr(settings, "prompt", None)
         return (self.assume.exemplars if "." in form else 0) if form else shape.exemplars
 
     def draw(self, task: str, shape: Shape, sequences: float, prompt: float, max_tokens: int) -> Draw:
         """Completions of a policy, as long as its context and --max-tokens let them be."""
-        said = self.assume.tokens if shape.trained else self.assume.start_tokens
+        assumed = self.assume.tokens if shape.trained else self.assume.start_tokens
         most = max(1, min(max_tokens, shape.context - prompt))
-        tokens = min(most, said or lengths(task, shape)[1])
+        tokens = min(most, assumed or lengths(task, shape)[1])
         return Draw(sequences, prompt, tokens, max(tokens, min(most, self.assume.longest or most)), most)
 
-    def problems(self, params: Mapping[str, Any], files: tuple[str, ...] = ()) -> Made:
-        task = params.get("task") or "mini"
+    def problems(self, settings: ProblemSettings | DataSettings, files: Sequence[str] = ()) -> Made:
+        task = settings.task or "mini"
         if files or task not in PROBLEMS:
-            return self.read(files or (task,), params.get("limit"))
-        count = PROBLEMS[task][params["split"] == "test"]
-        count = min(count, params.get("limit") or (count if params.get("task") else 16))
-        if shard := params.get("shard"):
+            return self.read(files or (task,), settings.limit)
+        count = PROBLEMS[task][settings.split == "test"]
+        count = min(count, settings.limit or (count if settings.task else limits.EXAMPLE_PROBLEMS))
+        if shard := getattr(settings, "shard", None):
             count = -(-count // int(shard.partition("/")[2]))
         return Made(task, count, count)
 
-    def read(self, files: tuple[str, ...], limit: int | None = None) -> Made:
-        """The records of several files together. Raises UsageError for one that no command makes and nobody has."""
-        found = []
+    def read(self, files: Sequence[str], limit: int | None = None) -> Made:
+        """The records of several files together. Raises UsageError for one that nothing makes and that is not there."""
+        made = []
         # What a shell would not find yet, it leaves as a pattern.
         matching = lambda name: fnmatch.filter(self.files, name) if "*" in name else [name]
-        for name in (one for asked in files for one in matching(asked) or [asked]):
+        for name in (one for pattern in files for one in matching(pattern) or [pattern]):
             if name not in self.files:
                 if not os.path.isfile(name):
                     raise UsageError(f"{name}: no earlier command makes it, and it is not there")
                 self.files[name] = on_disk(name)
-            found.append(self.files[name])
-        count = sum(one.count for one in found) or 1
-        tokens = sum(one.tokens * one.count for one in found) / count
-        questions = max((one.questions for one in found), default=0)
-        return replace(found[0], count=min(count, limit or count), questions=questions, tokens=tokens)
+            made.append(self.files[name])
+        count = sum(one.count for one in made) or 1
+        tokens = sum(one.tokens * one.count for one in made) / count
+        questions = max((one.questions for one in made), default=0)
+        return replace(made[0], count=min(count, limit or count), questions=questions, tokens=tokens)
 
 
 def on_disk(name: str) -> Made:

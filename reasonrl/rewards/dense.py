@@ -8,11 +8,14 @@ final answer earns 1, at the last step. docs/dense.md shows it on examples and s
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from reasonrl.errors import RecordError
-from reasonrl.records import steps
-from reasonrl.tasks import answers
+from reasonrl.grading import answers
+from reasonrl.grading.steps import steps
+from reasonrl.io.records import Record
+from reasonrl.rewards.base import Reward, RewardResult, need_answer
 
 CREDIT = 0.5
 """For all intermediate results together. Less than 1, so that no wrong solution earns what a right one does."""
@@ -24,13 +27,13 @@ _RESULT = re.compile(rf"=\s{{0,4}}[$€£¥]?\s?({_NUMBER})(?!\s{{0,4}}[-−+*/�
 
 def step_rewards(completion: str, correct: bool, reference: str, answer: str) -> list[float]:
     """What each step of `completion` earns; the sum is the dense reward, from 0 to 1 + CREDIT."""
-    wanted = intermediate(reference, answer)
-    share = CREDIT / len(wanted) if wanted else 0.0
+    intermediates = intermediate(reference, answer)
+    share = CREDIT / len(intermediates) if intermediates else 0.0
     earned: list[float] = []
-    found: set[str] = set()
+    seen: set[str] = set()
     for step in steps(completion):
-        new = (wanted & results(step)) - found
-        found |= new
+        new = (intermediates & results(step)) - seen
+        seen |= new
         earned.append(share * len(new))
     if correct and earned:
         earned[-1] += 1.0
@@ -45,11 +48,22 @@ def intermediate(reference: str, answer: str) -> frozenset[str]:
 
 def results(step: str) -> set[str]:
     """The numbers right of a step's equals signs, in canonical spelling. GSM8K's calculator marks are overlooked."""
-    found = _RESULT.findall(_CALCULATOR_MARK.sub("", step))
-    return {value for text in found if (value := answers.canonical(text)) is not None}
+    numbers = _RESULT.findall(_CALCULATOR_MARK.sub("", step))
+    return {value for text in numbers if (value := answers.canonical(text)) is not None}
 
 
-def reference_of(record: dict) -> str:
+class DenseReward(Reward):
+    """`step_rewards` as a reward."""
+
+    def prepare(self, record: Record) -> list[float]:
+        need_answer(record, "dense")
+        return step_rewards(record["completion"], record["correct"], reference_of(record), record["answer"])
+
+    def score(self, records: Sequence[Record], prepared: Sequence[list[float]]) -> list[RewardResult]:
+        return [RewardResult(sum(earned), step_rewards=earned) for earned in prepared]
+
+
+def reference_of(record: Record) -> str:
     """The record's worked solution. Raises RecordError if it has none."""
     if type(record.get("reference")) is not str:
         raise RecordError('no text in field "reference": the dense reward needs a worked solution; use --reward exact')

@@ -1,4 +1,4 @@
-"""Rewards of your own: a Python function, or a program in any language. A failure is told, never scored.
+"""Rewards of your own: a Python function, or a program in any language. A failure is reported, never scored.
 
 `FILE.py:FUNCTION` gets a list of records and gives as many numbers. `cmd:PROGRAM` is a filter: records come in as JSONL
 on its stdin, and for each it prints one line, a JSON number or an object with a number in "reward". Both run in a
@@ -21,27 +21,20 @@ from typing import Any
 
 import orjson
 
-from reasonrl import jsonl, streams
-from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.records import Record
+from reasonrl.errors import UsageError
+from reasonrl.io import jsonl, streams
+from reasonrl.io.records import Record
+from reasonrl.rewards.base import Reward, RewardFailed, RewardResult
 
 GLANCE = 0.2  # seconds between looks at a running program: does it go on, does it print without end
 
 
-class Failed(ReasonRLError):
-    """A reward failed at the record `index` of those that it was given; None: at no single one of them."""
-
-    def __init__(self, message: str, index: int | None):
-        super().__init__(message)
-        self.index = index
-
-
 def number(value: Any, index: int) -> float:
-    """A reward as a float. Raises Failed for what is no finite number."""
+    """A reward as a float. Raises RewardFailed for what is no finite number."""
     if isinstance(value, dict):
         value = value.get("reward")
     if type(value) not in (int, float, bool) or not math.isfinite(value):
-        raise Failed(f"gave {str(value)[:60]!r}, which is no finite number", index)
+        raise RewardFailed(f"gave {str(value)[:60]!r}, which is no finite number", index)
     return float(value)
 
 
@@ -58,8 +51,8 @@ class Program:
         self.command, self.timeout = command, timeout
 
     def __call__(self, records: Sequence[Record]) -> list[float]:
-        """One number a record. Raises Failed."""
-        with tempfile.TemporaryFile() as lines:  # a file, not a pipe: nobody waits for anybody
+        """One number a record. Raises RewardFailed."""
+        with tempfile.TemporaryFile() as lines:  # a file, not a pipe: neither side can block the other
             lines.writelines(jsonl.dumps(record) + b"\n" for record in records)
             lines.seek(0)
             printed, problem = self._run(lines, len(records))
@@ -68,10 +61,10 @@ class Program:
             answers.pop()
         first_unanswered = min(len(answers), len(records) - 1)
         if problem:
-            raise Failed(problem, first_unanswered)
+            raise RewardFailed(problem, first_unanswered)
         if len(answers) != len(records):
             many = f"printed {len(answers)} lines for {len(records)} records"
-            raise Failed(f"{many}; it must print one for each, and nothing else", first_unanswered)
+            raise RewardFailed(f"{many}; it must print one for each, and nothing else", first_unanswered)
         return [self._read(answer, index) for index, answer in enumerate(answers)]
 
     def _run(self, lines, count: int) -> tuple[bytes, str | None]:
@@ -106,7 +99,7 @@ class Program:
             return number(orjson.loads(answer), index)
         except orjson.JSONDecodeError:
             shown = answer[:60].decode(errors="replace")
-            raise Failed(f'printed {shown!r}; want a number, or an object with a "reward"', index) from None
+            raise RewardFailed(f'printed {shown!r}; want a number, or an object with a "reward"', index) from None
 
     def close(self) -> None:
         """Nothing is left running between batches."""
@@ -126,17 +119,17 @@ class Function:
         self._start()
 
     def __call__(self, records: Sequence[Record]) -> list[float]:
-        """One number a record. Raises Failed."""
+        """One number a record. Raises RewardFailed."""
         try:
             return self._ask(records)
-        except Failed as failure:
+        except RewardFailed as failure:
             if failure.index is not None:
                 raise
             for index, record in enumerate(records):
                 try:
                     self._ask([record])
-                except Failed as alone:
-                    raise Failed(str(alone), index) from None
+                except RewardFailed as alone:
+                    raise RewardFailed(str(alone), index) from None
             raise
 
     def _ask(self, records: Sequence[Record]) -> list[float]:
@@ -146,7 +139,7 @@ class Function:
             self._start()
         answers = self._exchange(records)
         if len(answers) != len(records):
-            raise Failed(f"gave {len(answers)} numbers for {len(records)} records", None)
+            raise RewardFailed(f"gave {len(answers)} numbers for {len(records)} records", None)
         return [number(answer, index) for index, answer in enumerate(answers)]
 
     def _start(self) -> None:
@@ -160,7 +153,7 @@ class Function:
         self._exchange()
 
     def _exchange(self, records: Sequence[Record] | None = None) -> list[Any]:
-        """What the process answers. Raises Failed, and leaves no process behind, if it crashes or hangs."""
+        """What the process answers. Raises RewardFailed, and leaves no process behind, if it crashes or hangs."""
         problem = f"gave nothing for {self.timeout:g} s; a longer --timeout waits longer"
         try:
             if records is not None:
@@ -169,13 +162,13 @@ class Function:
                 answers = self._pipe.recv()
                 if type(answers) is list:
                     return answers
-                raise Failed(answers, None)
+                raise RewardFailed(answers, None)
         except (EOFError, OSError):  # ConnectionResetError, BrokenPipeError
             self._process.join()
             code = self._process.exitcode
             problem = f"was killed by signal {-code}" if code < 0 else f"ended its process with exit code {code}"
         self.close()
-        raise Failed(problem, None)
+        raise RewardFailed(problem, None)
 
     def close(self) -> None:
         """Ends the process."""
@@ -184,6 +177,29 @@ class Function:
             self._process.join()
             self._pipe.close()
             self._process = None
+
+
+class ExternalReward(Reward):
+    """A Program or a Function as a reward."""
+
+    capacity = 1024
+
+    def __init__(self, spec: str, timeout: float):
+        self.verifier: Program | Function
+        if spec.startswith("cmd:"):
+            self.verifier = Program(spec[4:], timeout)
+        else:
+            file, _, function = spec.rpartition(":")
+            self.verifier = Function(file, function, timeout)
+
+    def prepare(self, record: Record) -> None:
+        pass
+
+    def score(self, records: Sequence[Record], prepared: Sequence[None]) -> list[RewardResult]:
+        return [RewardResult(value) for value in self.verifier(records)]
+
+    def close(self) -> None:
+        self.verifier.close()
 
 
 def _serve(file: str, name: str, pipe) -> None:

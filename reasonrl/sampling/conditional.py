@@ -8,10 +8,11 @@ draw a label itself, what it drew is cut before it and drawn again, which is dra
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from reasonrl.models.labels import Condition, interleave, step_starts
-from reasonrl.models.policy import Policy
-from reasonrl.sampling import Completion, Engine, Request, Sampling, cut_at_stop
+from reasonrl.grading.steps import step_starts
+from reasonrl.models.labels import Condition, interleave
+from reasonrl.models.language_model import ModelTokenizer
 from reasonrl.sampling.ordered import batched
+from reasonrl.sampling.types import Completion, Engine, Request, Sampling, cut_at_stop
 
 ROWS = 4096  # completions under way at a time: each turn waits for the slowest
 
@@ -31,7 +32,7 @@ class Conditional:
     """`engine`, with a label before each step. The draws of a sample depend on (seed, id, k, turn, position within the
     turn): in every turn but the first, each completion is a request of its own."""
 
-    def __init__(self, engine: Engine, policy: Policy, condition: Condition):
+    def __init__(self, engine: Engine, policy: ModelTokenizer, condition: Condition):
         self.engine, self.policy = engine, policy
         self.label = policy.encode_completion(condition.text)
         labels = condition.labels

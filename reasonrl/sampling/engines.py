@@ -2,52 +2,40 @@
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from reasonrl.errors import UsageError
-from reasonrl.models.policy import Policy, load_policy, load_tokenizer
-from reasonrl.sampling import Engine
+from reasonrl.models.language_model import ModelTokenizer, load_language_model, load_tokenizer
+from reasonrl.sampling.types import Engine
+from reasonrl.settings.sampling import SampleSettings
+
+# Settings that mean nothing to an engine; they must be unset.
+OF_OTHERS = {
+    "hf": ("base_url", "concurrency", "timeout", "retries", "engine_arg"),
+    "vllm": ("base_url", "concurrency", "timeout", "retries", "device", "attn", "batch_tokens"),
+    "openai": ("device", "attn", "batch_tokens"),
+}
 
 
-@dataclass(frozen=True)
-class Setup:
-    """How to run an engine; none of it changes what is drawn. A field that an engine does not have must be unset."""
+def choose(settings: SampleSettings) -> str:
+    """hf, vllm or openai. auto: openai where there is a --base-url, vllm where it is installed and there is a GPU.
 
-    backend: str = "auto"
-    device: str | None = None
-    dtype: str = "auto"
-    attn: str | None = None
-    batch_tokens: int | None = None
-    base_url: str | None = None
-    concurrency: int | None = None
-    timeout: float | None = None
-    retries: int | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    def chosen(self) -> str:
-        """hf, vllm or openai. auto: openai where there is a `base_url`, vllm where it is installed and there is a GPU.
-
-        Raises UsageError where flags do not go with the engine, or it is not installed.
-        """
-        engine = self.backend
-        if engine == "auto":
-            engine = "openai" if self.base_url else "vllm" if has_vllm() and has_gpu() else "hf"
-        of_others = {
-            "hf": ("base_url", "concurrency", "timeout", "retries", "arguments"),
-            "vllm": ("base_url", "concurrency", "timeout", "retries", "device", "attn", "batch_tokens"),
-            "openai": ("device", "attn", "batch_tokens"),
-        }
-        for name in of_others[engine]:
-            if getattr(self, name):
-                flag = "engine-arg" if name == "arguments" else name.replace("_", "-")
-                raise UsageError(f"--{flag} means nothing to the {engine} engine (--backend says which engine draws)")
-        if engine == "openai" and not self.base_url:
-            raise UsageError("--backend openai: name the server with --base-url http://HOST:PORT/v1")
-        if engine == "vllm" and not has_vllm():
-            raise UsageError("--backend vllm: pip install 'reasonrl[vllm]' (without a GPU: see docs/engines.md)")
-        return engine
+    Raises UsageError where flags do not go with the engine, or it is not installed.
+    """
+    engine: str = settings.backend
+    if engine == "auto":
+        engine = "openai" if settings.base_url else "vllm" if has_vllm() and has_gpu() else "hf"
+    for name in OF_OTHERS[engine]:
+        if getattr(settings, name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} means nothing to the {engine} engine (--backend says which engine draws)")
+    if engine == "openai" and not settings.base_url:
+        raise UsageError("--backend openai: name the server with --base-url http://HOST:PORT/v1")
+    if engine == "vllm" and not has_vllm():
+        raise UsageError("--backend vllm: pip install 'reasonrl[vllm]' (without a GPU: see docs/engines.md)")
+    return engine
 
 
 def has_vllm() -> bool:
@@ -60,27 +48,27 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def start(model: str, setup: Setup, seed: int = 0) -> tuple[Policy, Engine]:
-    """The policy (with weights for the hf engine alone) and its engine. seed: for engines that draw with their own."""
-    engine = setup.chosen()
+def start(settings: SampleSettings, seed: int = 0) -> tuple[ModelTokenizer, Engine]:
+    """The model (with weights for the hf engine alone) and its engine. seed: for engines that draw with their own."""
+    engine, arguments = choose(settings), parse_arguments(settings.engine_arg)
     if engine == "hf":
-        from reasonrl.sampling.hf import HFEngine
+        from reasonrl.sampling.hf.engine import HFEngine
 
-        policy = load_policy(model, device=setup.device, dtype=setup.dtype, attn=setup.attn)
-        return policy, HFEngine(policy, setup.batch_tokens)
-    policy = load_tokenizer(model)
+        policy = load_language_model(settings.model, device=settings.device, dtype=settings.dtype, attn=settings.attn)
+        return policy, HFEngine(policy, settings.batch_tokens)
+    known = load_tokenizer(settings.model)
     if engine == "vllm":
         from reasonrl.sampling.vllm import VLLMEngine
 
-        return policy, VLLMEngine(policy, setup.dtype, seed, setup.arguments)
+        return known, VLLMEngine(known, settings.dtype, seed, arguments)
     from reasonrl.sampling.openai import OpenAIEngine
 
-    given = {name: getattr(setup, name) for name in ("concurrency", "timeout", "retries")}
-    given = {name: value for name, value in given.items() if value is not None}
-    return policy, OpenAIEngine(policy, setup.base_url, extra=setup.arguments, **given)
+    numbers = {name: getattr(settings, name) for name in ("concurrency", "timeout", "retries")}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    return known, OpenAIEngine(known, settings.base_url, extra=arguments, **numbers)
 
 
-def parse_arguments(given: list[str]) -> dict[str, Any]:
+def parse_arguments(given: Sequence[str]) -> dict[str, Any]:
     """`KEY=VALUE` each → a dictionary. A value that is JSON (a number, true, {…}) is read as such, else as text."""
     arguments: dict[str, Any] = {}
     for text in given:

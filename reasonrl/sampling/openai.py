@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 
 from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.policy import Policy, is_adapter
-from reasonrl.sampling import Completion, Request, Sampling, cut_at_stop
+from reasonrl.models.language_model import ModelTokenizer, is_adapter
 from reasonrl.sampling.ordered import in_order
+from reasonrl.sampling.types import Completion, Request, Sampling, cut_at_stop
 
 FIRST_PAUSE, LONGEST_PAUSE = (
     0.5,
@@ -50,7 +50,7 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: ModelTokenizer,
         base_url: str,
         *,
         concurrency: int = 32,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from reasonrl.sampling import Completion, Request
+from reasonrl.sampling.types import Completion, Request
 
 
 def in_order(

@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from reasonrl import console, jsonl, streams
+from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.models.policy import Policy, base_of, is_adapter
-from reasonrl.sampling import Completion, Request, Sampling, cut_at_stop
+from reasonrl.io import jsonl, streams
+from reasonrl.models.language_model import ModelTokenizer, base_of, is_adapter
 from reasonrl.sampling.ordered import in_order
+from reasonrl.sampling.types import Completion, Request, Sampling, cut_at_stop
 
 # stdout is for records, and vLLM's chatter of a start is no news; VLLM_LOGGING_LEVEL=INFO brings it back.
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -34,7 +35,7 @@ class VLLMEngine:
     """
 
     def __init__(
-        self, policy: Policy, dtype: str = "auto", seed: int = 0, engine_args: Mapping[str, Any] | None = None
+        self, policy: ModelTokenizer, dtype: str = "auto", seed: int = 0, engine_args: Mapping[str, Any] | None = None
     ):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -126,7 +127,7 @@ class VLLMEngine:
         self.loop.close()
 
 
-def _arguments(policy: Policy, dtype: str, seed: int) -> dict[str, Any]:
+def _arguments(policy: ModelTokenizer, dtype: str, seed: int) -> dict[str, Any]:
     """What reasonrl itself asks of vLLM; `--engine-arg` goes on top."""
     from vllm.platforms import current_platform
 

@@ -6,50 +6,37 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.stages import flags
-
-Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds of Expert Iteration.")]
+from reasonrl.settings import DemoSettings
 
 
-def demo(
-    output: Directory = "runs/demo",
-    rounds: Rounds = 2,
-    seed: flags.Seed = 0,
-    force: flags.Force = False,
-    resume: flags.Resume = False,
-) -> None:
+def demo(settings: DemoSettings) -> None:
     """Watch a tiny language model teach itself to reason.
 
     Expert Iteration in a few minutes on a laptop: runs recipes/expert_iteration.sh, a shell loop of sample → score →
-    filter → sft, on the bundled task and model. An interrupted demo goes on where it stopped.
+    filter → sft, on the bundled task and model. The same line again resumes an interrupted demo.
 
     \b
     Examples:
       reasonrl demo
       reasonrl demo --rounds 3 --seed 1 -o runs/demo-seed1
     """
+    output = settings.output
     recipe = find_recipe("expert_iteration.sh")
-    if force and os.path.exists(output):
+    if settings.force and os.path.exists(output):
         clear(Path(output))
-    print(INTRODUCTION.format(recipe=recipe, output=output, rounds=rounds), file=sys.stderr)
+    print(INTRODUCTION.format(recipe=recipe, output=output, rounds=settings.rounds), file=sys.stderr)
     watch = console.Stopwatch()
-    settings = {"OUT": output, "ROUNDS": str(rounds), "SEED": str(seed)}
+    variables = {"OUT": output, "ROUNDS": str(settings.rounds), "SEED": str(settings.seed)}
     program = {"REASONRL": f"{sys.executable} -m reasonrl"}
     here = Path(sys.executable).parent
     if (here / "reasonrl").exists():  # by name: recipes split REASONRL at spaces, which the path may have
         program = {"REASONRL": "reasonrl", "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
-    ended = subprocess.run(["bash", str(recipe)], env=os.environ | settings | program, stdout=sys.stderr)
+    ended = subprocess.run(["bash", str(recipe)], env=os.environ | variables | program, stdout=sys.stderr)
     if ended.returncode:
-        raise ReasonRLError(
-            f"the recipe stopped with exit code {ended.returncode}; the same line again goes on from there"
-        )
+        raise ReasonRLError(f"the recipe stopped with exit code {ended.returncode}; the same line again resumes it")
     print((Path(output) / "report" / "report.md").read_text(), file=sys.stdout)
     print(NEXT.format(output=output, minutes=watch.seconds / 60), file=sys.stderr)
 

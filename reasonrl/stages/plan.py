@@ -1,43 +1,23 @@
 """`reasonrl plan`: what command lines would cost, without running them."""
 
-import os
 import shlex
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from reasonrl import console, jsonl, provenance
+from reasonrl import console, options
 from reasonrl.errors import ReasonRLError, UsageError
+from reasonrl.io import jsonl, provenance
 from reasonrl.planning import commands, devices
 from reasonrl.planning.world import Assumptions, Cost, World
-from reasonrl.stages import flags
+from reasonrl.settings import STAGES, PlanSettings, StageSettings
 
-Commands = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="COMMANDS|-", help="Files with a command a line; default: stdin.", show_default=False),
-]
-DeviceFlag = Annotated[str, typer.Option("--device", metavar="D", help=f"{', '.join(devices.DEVICES)}.")]
-Assume = Annotated[
-    list[str] | None,
-    typer.Option("--assume", metavar="NAME=VALUE", show_default="docs/plan.md",
-                 help="What only a run can tell, such as keep=0.4; may be repeated."),
-]  # fmt: skip
 COLUMNS = ("samples", "drawn", "read", "learnt", "GB", "minutes")
 
 
-def plan(
-    context: typer.Context,
-    lines: Commands = None,
-    device: DeviceFlag = "cpu2",
-    assume: Assume = None,
-    output: flags.OutputFile = "-",
-    force: flags.Force = False,
-    resume: flags.Resume = False,
-) -> None:
+def plan(settings: PlanSettings) -> None:
     """Say what command lines would cost; run nothing.
 
     Estimates samples, tokens, memory and seconds. Each line is parsed as the stage itself would parse it; what a line
-    writes, later lines may read. One record a command on stdout, a table on stderr. docs/plan.md explains the
+    writes, later lines may read. One record per command on stdout, a table on stderr. docs/plan.md explains the
     estimates.
 
     \b
@@ -46,23 +26,25 @@ def plan(
       PLAN=lines recipes/table1.sh | reasonrl plan --device h100 | jq -s 'map(.seconds) | add / 3600'
       echo 'reasonrl sample --task gsm8k --k 96 --model meta-llama/Llama-2-7b-hf' | reasonrl plan --device a100
     """
-    stages = context.find_root().command.commands
-    world = World(devices.device(device), Assumptions.parse(assume or []))
-    shown, totals = [], Cost(memory=0)
-    readers = jsonl.inputs(lines or [])
-    with provenance.open_output(output, force=force, resume=resume) as out:
+    world = World(devices.device(settings.device), Assumptions.parse(settings.assume))
+    shown: list[tuple[tuple[str, ...], str]] = []
+    totals = Cost(memory=0)
+    readers = jsonl.inputs(settings.lines)
+    with provenance.open_output(provenance.Run(settings)) as out:
         out.reads(readers)
         for reader in readers:
             for line in reader:
+                place = f"{reader.name}:{reader.line_number}"
                 try:
                     variables, words = _words(line.decode(errors="replace"))
                     if not words:
                         continue
-                    cost = commands.cost_of(words[0], _parse(words, variables, stages), shlex.join(words), world)
+                    parsed = _parse(words, variables, world)
+                    cost = commands.cost_of(parsed, shlex.join(words), world)
                 except ReasonRLError as error:
-                    raise type(error)(f"{reader.name}:{reader.line_number}: {error}") from None
+                    raise type(error)(f"{place}: {error}") from None
                 if cost.no_room:
-                    console.warn(f"{reader.name}:{reader.line_number}: {cost.no_room}")
+                    console.warn(f"{place}: {cost.no_room}")
                 command = shlex.join(["reasonrl", *words])
                 out.write(_record(command, words[0], cost, world.device))
                 shown.append((_row(cost, world.device), command))
@@ -77,7 +59,7 @@ def plan(
 
 
 def _words(line: str) -> tuple[dict[str, str], list[str]]:
-    """The variables before `reasonrl` on a line of shell, and the words behind it; no words for a line without any."""
+    """The variables before `reasonrl` on a line of shell, and the words after it; no words for a line without any."""
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
@@ -92,21 +74,15 @@ def _words(line: str) -> tuple[dict[str, str], list[str]]:
     return variables, words[1:]
 
 
-def _parse(words: list[str], variables: dict[str, str], stages: dict[str, Any]) -> dict[str, Any]:
-    """The values of all flags of a command line, by the stage's own parser. Raises UsageError where it complains."""
+def _parse(words: list[str], variables: dict[str, str], world: World) -> StageSettings:
+    """The settings of a command line, by the stage's own parser. Raises UsageError where it complains."""
     stage, *arguments = words
-    if stage not in stages:
-        raise UsageError(f"no stage {stage!r}; there are {', '.join(stages)}")
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        with stages[stage].make_context(stage, arguments) as parsed:
-            return parsed.params
-    except typer.BadParameter.__mro__[1] as error:  # Typer's own copy of click's UsageError
-        raise UsageError(f"{stage}: {error.format_message()}") from None
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    if stage not in STAGES:
+        raise UsageError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+    # What --preset auto takes, for a model that an earlier line would make.
+    preset_of = lambda model: "tiny" if world.shape(model).family.startswith("tiny") else "paper"
+    with options.with_environment(variables):
+        return options.parse(STAGES[stage], arguments, preset_of)
 
 
 def _record(command: str, stage: str, cost: Cost, device: devices.Device) -> dict[str, Any]:

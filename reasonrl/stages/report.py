@@ -1,44 +1,15 @@
 """`reasonrl report`: metrics records → a Markdown table and plots."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from reasonrl import console, jsonl
+from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.records import Record
-from reasonrl.stages import flags
-
-Metrics = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="METRICS|-", help="Metrics records of `reasonrl eval`; default: stdin.", show_default=False),
-]
-Directory = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Write report.md and the plots here.")]
-XAxis = Annotated[str, typer.Option("--x", metavar="LABEL", help="The label that runs along the plots.")]
-Metric = Annotated[
-    list[str] | None,
-    typer.Option("--metric", metavar="NAME", show_default="k = 1, the largest k, and the counts",
-                 help="Only this metric, such as maj@1 or unique_solutions, in table and plots; may be repeated."),
-]  # fmt: skip
-Against = Annotated[
-    list[str] | None,
-    typer.Option("--against", metavar="LABEL=VALUE[,…]", show_default=False,
-                 help="Add a table of differences to the row with these labels, paired by seed; may be repeated."),
-]  # fmt: skip
-Title = Annotated[str, typer.Option("--title", help="The report's heading.")]
+from reasonrl.io import jsonl
+from reasonrl.io.records import Record
+from reasonrl.settings import ReportSettings
 
 
-def report(
-    metrics: Metrics = None,
-    output: Directory = "report",
-    x: XAxis = "round",
-    metric: Metric = None,
-    against: Against = None,
-    title: Title = "Results",
-    force: flags.Force = False,
-    resume: flags.Resume = False,
-) -> None:
+def report(settings: ReportSettings) -> None:
     """Turn metrics records into a table and plots; print the paths.
 
     Records that differ only in the label `seed` become one row: the mean over seeds with its 95% t-interval. A single
@@ -52,16 +23,17 @@ def report(
       reasonrl report runs/*/metrics.jsonl --metric maj@1 --metric pass@96 -o table
       reasonrl report runs/*/metrics.jsonl --against algorithm=ppo,round=2 -o report
     """
-    target = Path(output)
+    target = Path(settings.output)
     table = target / "report.md"
-    if table.exists() and resume and not force:
+    if table.exists() and settings.resume and not settings.force:
         print(table)
         return
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; name a directory")
-    if table.exists() and not force:
+    if table.exists() and not settings.force:
         raise UsageError(f"{table} exists; --force overwrites it, --resume keeps it")
-    from reasonrl import reporting  # brings numpy
+    from reasonrl.evaluation import plots  # brings numpy
+    from reasonrl.evaluation import report as reporting
 
     records: list[Record] = []
 
@@ -69,19 +41,21 @@ def report(
         reporting.check(record)
         records.append(record)
 
-    jsonl.each(jsonl.inputs(metrics or []), visit)
+    jsonl.each(jsonl.inputs(settings.metrics), visit)
     if not records:
         raise ReasonRLError("no metrics records came in")
-    rows = reporting.along(reporting.merge_seeds(records), x)
+    rows = reporting.along(reporting.merge_seeds(records), settings.x)
     known = {name for row in rows for name in row.values}
-    for name in metric or []:
+    for name in settings.metric:
         if name not in known:
             raise UsageError(f"--metric {name}: no record has it; there are {', '.join(sorted(known))}")
-    compared = {name: reporting.along(reporting.differences(records, _labels(name)), x) for name in against or []}
+    compared = {
+        name: reporting.along(reporting.differences(records, _labels(name)), settings.x) for name in settings.against
+    }
     target.mkdir(parents=True, exist_ok=True)
-    plots = reporting.plot(rows, x, target, metric or [])
-    jsonl.write_text(table, reporting.markdown(rows, title, plots, metric or [], compared))
-    for path in (table, *plots):
+    pictures = plots.plot(rows, settings.x, target, settings.metric)
+    jsonl.write_text(table, reporting.markdown(rows, settings.title, pictures, settings.metric, compared))
+    for path in (table, *pictures):
         print(path)
     console.log(f"{len(rows)} rows from {len(records)} records")
 

@@ -1,68 +1,96 @@
-"""What the stages that train share: their flags, and what they do before anything heavy is imported."""
+"""The frame of a stage that trains: what it checks before anything heavy is imported, and what it leaves at the end."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from reasonrl import console, jsonl, provenance
+from reasonrl import console
 from reasonrl.errors import AlreadyDone, ReasonRLError, RecordError, UsageError
+from reasonrl.io import jsonl, provenance
+from reasonrl.io.records import Record
 from reasonrl.models.checkpoint import Checkpoint, remembered
-from reasonrl.records import Record
-from reasonrl.stages import flags
+from reasonrl.settings import OrmSettings, PpoSettings, RcrlSettings, SftSettings
+from reasonrl.tasks import source
+
+if TYPE_CHECKING:
+    from reasonrl.models.language_model import LanguageModel
+
+Row = tuple[Record, str]
+"""A record, and the place that it came from."""
 
 
-class Preset(StrEnum):
-    auto = "auto"
-    paper = "paper"
-    tiny = "tiny"
+class Frame:
+    """One run of a trainer: `checkpoint` is the one to be, `run` its provenance.
 
-
-PresetFlag = Annotated[
-    Preset, typer.Option("--preset", help="Settings to start from. auto: tiny for the bundled model, else paper.")
-]
-Epochs = Annotated[float | None, typer.Option("--epochs", min=0, help="Passes over the data.", show_default="preset")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples a step.", show_default="preset")]
-LearningRate = Annotated[float | None, typer.Option("--lr", min=0, help="Peak learning rate.", show_default="preset")]
-FinalRate = Annotated[
-    float | None,
-    typer.Option("--final-lr", min=0, help="Learning rate at the end.", show_default="a hundredth of --lr"),
-]
-Warmup = Annotated[float, typer.Option("--warmup", min=0, max=1, help="Fraction of the steps that warm up.")]
-WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0, help="AdamW's decoupled weight decay.")]
-Clip = Annotated[float, typer.Option("--clip", min=0, help="Largest norm of the gradient; 0: any.")]
-LoraRank = Annotated[int, typer.Option("--lora-rank", min=0, help="Train a LoRA adapter of this rank; 0: all weights.")]
-MaxLength = Annotated[
-    int | None, typer.Option("--max-length", min=2, help="Leave out longer examples.", show_default="the context")
-]
-SaveEvery = Annotated[int, typer.Option("--save-every", min=1, metavar="STEPS", help="Save state for --resume.")]
-Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time.")]
-
-
-def begin(
-    files: list[str] | None, output: str, limit: int | None, *, force: bool, resume: bool
-) -> tuple[Checkpoint, list[tuple[Record, str]], list[jsonl.Reader], bool]:
-    """The checkpoint to be, the records with their places, their readers, and whether this is the first process.
-
-    Refuses what is not whole. With `resume` a finished checkpoint is named once more, and AlreadyDone raised.
+    files: what it reads. task: another source of problems. Raises UsageError for what is not whole or would be
+    overwritten; where --resume finds the checkpoint finished, its path is printed once more, and AlreadyDone raised.
     """
-    provenance.refuse_unfinished(files or [])
-    if processes() > 1 and (not files or "-" in files):
-        raise UsageError("under `accelerate launch` give files: the processes would share stdin")
-    target, is_main = _target(output, force=force, resume=resume)
-    return target, *read(files or [], limit), is_main
 
+    def __init__(
+        self,
+        settings: SftSettings | OrmSettings | PpoSettings | RcrlSettings,
+        files: Sequence[str],
+        task: str | None = None,
+    ):
+        provenance.refuse_unfinished(files)
+        if processes() > 1 and ("-" in files or not (files or task)):
+            what = "give files" if task is None and settings.STAGE in ("sft", "orm") else "give --task or files"
+            raise UsageError(f"under `accelerate launch` {what}: the processes would share stdin")
+        self.settings, self.run = settings, provenance.Run(settings)
+        # `accelerate launch` numbers its processes in the environment; reading that here keeps torch out of the checks.
+        self.is_main = int(os.environ.get("RANK", 0)) == 0
+        if not self.is_main:
+            console.set_up(settings.STAGE, quiet=True)
+        self.readers: list[jsonl.Reader] = []
+        if not settings.output:
+            raise UsageError("name the checkpoint's directory with --output")
+        try:
+            self.checkpoint = Checkpoint(self.run, main=self.is_main)
+        except AlreadyDone:
+            self.print_path()
+            raise
 
-def begin_fused(
-    files: list[str], task: str | None, output: str, *, force: bool, resume: bool
-) -> tuple[Checkpoint, bool]:
-    """`begin` for a stage that takes problems: the checkpoint to be, and whether this is the first process."""
-    if processes() > 1 and ("-" in files or not (files or task)):
-        raise UsageError("under `accelerate launch` give --task or files: the processes would share stdin")
-    return _target(output, force=force, resume=resume)
+    def read_records(self, files: Sequence[str], limit: int | None) -> list[Row]:
+        """Raises ReasonRLError if there are none; warns about test problems."""
+        rows, self.readers = read_records(files)
+        self.run.has_read(self.readers)
+        return rows[:limit]
+
+    def read_problems(self) -> list[Record]:
+        problems, self.readers = source.problems(self.settings)
+        self.run.has_read(self.readers)
+        return problems
+
+    def load_language_model(self, name: str) -> "LanguageModel":
+        """The weights that will be trained. On a GPU each process takes its own."""
+        from reasonrl.models.language_model import load_language_model
+
+        settings = self.settings
+        return load_language_model(
+            name, device="cpu" if settings.device == "cpu" else None, dtype=settings.weights_dtype, attn=settings.attn
+        )
+
+    def about(self, base: Any, **more: Any) -> dict[str, Any]:
+        """What the checkpoint's marker says of the run. base: the model that training starts from."""
+        return {
+            "base": {"name": base.name, "directory": base.directory},
+            "preset": self.settings.preset,
+            "inputs": [
+                {"path": reader.name, "sha256": reader.sha256, "lines": reader.line_number} for reader in self.readers
+            ],
+        } | more
+
+    def announce(self, what: str) -> None:
+        """One line on stderr: what is trained on, and the main settings."""
+        settings = self.settings
+        batches = "" if isinstance(settings, PpoSettings) else f", batches of {settings.batch_size}"
+        start = f"{what}, " if what else ""
+        console.log(f"{start}{settings.epochs:g} epochs{batches}, learning rate {settings.lr:g} ({settings.preset})")
+
+    def print_path(self) -> None:
+        """The checkpoint's path, which is all that a trainer writes to stdout."""
+        if self.is_main:
+            print(self.settings.output)
 
 
 def processes() -> int:
@@ -70,25 +98,15 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _target(output: str, *, force: bool, resume: bool) -> tuple[Checkpoint, bool]:
-    # `accelerate launch` numbers its processes in the environment; reading that here keeps torch out of the checks.
-    is_main = int(os.environ.get("RANK", 0)) == 0
-    if not output:
-        raise UsageError("name the checkpoint's directory with --output")
-    try:
-        return Checkpoint(output, force=force, resume=resume, main=is_main), is_main
-    except AlreadyDone:
-        if is_main:
-            print(output)
-        raise
-
-
-def at(place: str, make: Callable[..., Any], record: Record, *more: Any) -> Any:
-    """`make(record, …)`; an error of it says which line the record came from."""
-    try:
-        return make(record, *more)
-    except RecordError as error:
-        raise RecordError(f"{place}: {error}") from None
+def located(make: Callable[..., Any], rows: Sequence[Row], *more: Any) -> list[Any]:
+    """`make(record, …)` of each row; an error of it says which line the record came from."""
+    results = []
+    for record, place in rows:
+        try:
+            results.append(make(record, *more))
+        except RecordError as error:
+            raise RecordError(f"{place}: {error}") from None
+    return results
 
 
 def refuse_conditional(model: str, flag: str, instead: str) -> None:
@@ -97,47 +115,9 @@ def refuse_conditional(model: str, flag: str, instead: str) -> None:
         raise UsageError(f"{flag} {model} reads a label before each step (`reasonrl rcrl` made it): {instead}")
 
 
-def choose(preset: Preset, model: str) -> Preset:
-    """auto: tiny for the bundled model and what was trained from it, else the paper's."""
-    if preset is not Preset.auto:
-        return preset
-    return Preset.tiny if model == "tiny" or remembered(model).get("preset") == "tiny" else Preset.paper
-
-
-def for_likelihood(
-    preset: Preset, *, epochs: float | None, batch_size: int | None, lr: float | None, final_lr: float | None,
-    warmup: float, weight_decay: float, clip: float, **more: Any,
-):  # fmt: skip
-    """The `likelihood.Settings` of `sft` and `rcrl`: those of the preset, where no flag says otherwise. `more` are
-    fields that no preset has anything to say of."""
-    from reasonrl.training.likelihood import Settings
-    from reasonrl.training.loop import Optimisation
-
-    own = Settings() if preset is Preset.paper else Settings(2, 32, Optimisation(learning_rate=1e-3))
-    lr = lr if lr is not None else own.optimisation.learning_rate
-    return replace(
-        own,
-        epochs=own.epochs if epochs is None else epochs,
-        batch_size=batch_size or own.batch_size,
-        optimisation=Optimisation(lr, lr / 100 if final_lr is None else final_lr, warmup, weight_decay, clip),
-        **more,
-    )
-
-
-def held_in(dtype: flags.Precision, lora_rank: int) -> str:
-    """The precision of the weights. LoRA keeps its base frozen, so that may be held in the lower one; weights that
-    learn are in fp32, whatever they are calculated with: in bf16 the steps of RL are too small to change them."""
-    return dtype.value if lora_rank else "fp32"
-
-
-def about_inputs(readers: list[jsonl.Reader]) -> list[dict[str, Any]]:
-    """What a checkpoint's marker says of the files it was trained on."""
-    return [{"path": reader.name, "sha256": reader.sha256, "lines": reader.line_number} for reader in readers]
-
-
-def read(files: list[str], limit: int | None) -> tuple[list[tuple[Record, str]], list[jsonl.Reader]]:
+def read_records(files: Sequence[str]) -> tuple[list[Row], list[jsonl.Reader]]:
     """Records with their places. Raises ReasonRLError if there are none; warns about test problems."""
-    rows: list[tuple[Record, str]] = []
+    rows: list[Row] = []
     readers = jsonl.inputs(files)
     for reader in readers:
 
@@ -150,8 +130,7 @@ def read(files: list[str], limit: int | None) -> tuple[list[tuple[Record, str]],
             raise ReasonRLError(f"{place}: the last line has no newline: was its writer cut off?")
     if not rows:
         raise ReasonRLError("nothing to train on: the input is empty (did the stage before this one fail?)")
-    provenance.has_read(readers)
     tested = sum("/test/" in str(record.get("id", "")) for record, _ in rows)
     if tested:
         console.warn(f"{tested} of {len(rows)} records come from a test split")
-    return rows[:limit], readers
+    return rows, readers

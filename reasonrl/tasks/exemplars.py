@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasonrl.errors import UsageError
-from reasonrl.records import Record
+from reasonrl.io.records import Record
+from reasonrl.prompts import PromptForm
 from reasonrl.tasks import source
-from reasonrl.tasks.prompts import PromptForm
 
 BETWEEN = "\n\n"  # a solution and the next question
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from reasonrl.errors import RecordError
-from reasonrl.records import Record, need_text
+from reasonrl.io.records import Record, need_text
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 

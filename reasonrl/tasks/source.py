@@ -3,15 +3,17 @@
 import itertools
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reasonrl import console, jsonl, streams
+from reasonrl import console
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
-from reasonrl.records import Record, need_text, question_id
-from reasonrl.tasks import gsm8k, mini, own, svamp
+from reasonrl.io import jsonl, streams
+from reasonrl.io.records import Record, need_text, question_id
+from reasonrl.settings import limits
+from reasonrl.settings.shared import ProblemSettings
+from reasonrl.tasks import gsm8k, mini, svamp, user_file
 
-EXAMPLES = 16  # problems of `mini` that stand in when none are given at a terminal
 PUBLISHED = {"gsm8k": gsm8k, "svamp": svamp}
 TASKS = ("mini", *PUBLISHED)
 
@@ -19,7 +21,7 @@ TASKS = ("mini", *PUBLISHED)
 def task_problems(
     task: str, split: str, path: str | None = None, readers: list[jsonl.Reader] | None = None
 ) -> Iterator[Record]:
-    """The problems of a task in their own order. `task` is a name, a JSONL or Python file of one's own, or `-`.
+    """The problems of a task in their own order. `task` is a name, the user's JSONL or Python file, or `-`.
 
     The readers of the files that are read are added to `readers`.
     """
@@ -65,7 +67,7 @@ def _published(task: str, split: str, path: str | None, readers: list[jsonl.Read
 
 def read_problems(readers: list[jsonl.Reader]) -> list[Record]:
     """Problems from JSONL: `question` and `answer` are enough, ids are made from the question where absent."""
-    found: list[Record] = []
+    problems: list[Record] = []
     seen: set[str] = set()
 
     for reader in readers:
@@ -73,10 +75,10 @@ def read_problems(readers: list[jsonl.Reader]) -> list[Record]:
         name = Path(reader.path).name.split(".")[0] if os.path.isfile(reader.path) else "stdin"
 
         def visit(problem: Record, _: bytes, name: str = name) -> None:
-            found.append(_as_problem(problem, name, seen))
+            problems.append(_as_problem(problem, name, seen))
 
         jsonl.each([reader], visit)
-    return found
+    return problems
 
 
 def _as_problem(problem: Record, name: str, seen: set[str]) -> Record:
@@ -102,7 +104,7 @@ def _as_problem(problem: Record, name: str, seen: set[str]) -> Record:
 def _own_problems(file: str, split: str) -> Iterator[Record]:
     """What `problems(split)` of a Python file gives, one at a time. Raises RecordError with the number of a bad one."""
     seen: set[str] = set()
-    for number, problem in enumerate(own.load(file).problems(split)):
+    for number, problem in enumerate(user_file.load(file).problems(split)):
         try:
             if not isinstance(problem, dict):
                 raise RecordError("not a dictionary")
@@ -112,7 +114,7 @@ def _own_problems(file: str, split: str) -> Iterator[Record]:
 
 
 def problem_stream(
-    files: list[str],
+    files: Sequence[str],
     task: str | None,
     split: str,
     limit: int | None,
@@ -130,30 +132,26 @@ def problem_stream(
         readers = jsonl.inputs(files)
         if len(set(files)) < len(files):
             raise UsageError("the same file is given twice")
-        found = iter(read_problems(readers))
+        stream = iter(read_problems(readers))
     elif task is None:
-        console.log(f"no problems given: taking the first {limit or EXAMPLES} of mini ({split})")
-        found, limit = mini.problems(split), limit or EXAMPLES
+        limit = limit or limits.EXAMPLE_PROBLEMS
+        console.log(f"no problems given: taking the first {limit} of mini ({split})")
+        stream = mini.problems(split)
     else:
-        found = task_problems(task, split, path, readers)
+        stream = task_problems(task, split, path, readers)
     if shuffle_seed is not None:
-        shuffled = list(found)
+        shuffled = list(stream)
         random.Random(shuffle_seed).shuffle(shuffled)
-        found = iter(shuffled)
-    first = next(found, None)
+        stream = iter(shuffled)
+    first = next(stream, None)
     if first is None:
         raise ReasonRLError("no problems: the input is empty (did the stage before this one fail?)")
-    return itertools.islice(itertools.chain([first], found), limit), readers
+    return itertools.islice(itertools.chain([first], stream), limit), readers
 
 
-def problems(
-    files: list[str],
-    task: str | None,
-    split: str,
-    limit: int | None,
-    *,
-    path: str | None = None,
-) -> tuple[list[Record], list[jsonl.Reader]]:
-    """A list of what `problem_stream` gives."""
-    found, readers = problem_stream(files, task, split, limit, path=path)
-    return list(found), readers
+def problems(settings: ProblemSettings) -> tuple[list[Record], list[jsonl.Reader]]:
+    """A list of what `problem_stream` gives for a stage's settings."""
+    stream, readers = problem_stream(
+        settings.problems, settings.task, settings.split, settings.limit, path=settings.path
+    )
+    return list(stream), readers

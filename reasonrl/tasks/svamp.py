@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 
 from reasonrl.errors import RecordError, UsageError
-from reasonrl.records import Record, need_text
+from reasonrl.io.records import Record, need_text
 
 # Problems whose answer is not the value of their equation, however it is rounded: (40 / 7) is given as 5, (34 * 4) as
 # 134. Their reference ends with the equation's value, so the exact reward of it is 0.

@@ -1,45 +1,66 @@
 """Passes over a fixed set of examples: the drive shared by the trainers that learn from records."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from reasonrl import console
-from reasonrl.training.batching import share
+from reasonrl.errors import ReasonRLError
+from reasonrl.settings.shared import RecordTrainerSettings
+from reasonrl.training.batching import share, update_batches
 from reasonrl.training.loop import Loop
 
 
-def run(
-    loop: Loop,
-    examples: Sequence[Any],
-    plan: Sequence[Sequence[int]],
-    epochs: float,
-    *,
-    parts: Callable[[Sequence[Any]], Iterable[Any]],
-    loss: Callable[[Any], torch.Tensor],
-    size: Callable[[Sequence[Any]], int] = len,
-    about: Callable[[Sequence[Any]], dict[str, Any]] = lambda step: {},
-) -> dict[str, float]:
-    """Takes the loop through `plan` (see `batching.batches`) and logs every step. Returns the last step's metrics.
+class Objective(Protocol):
+    """What is learned from examples, and how an update's examples are cut into forward passes."""
 
-    parts: some examples → their microbatches. loss: a microbatch → a sum, which is divided by the `size` of the whole
-    step, so that neither microbatches nor the number of processes change it. about: what else is logged of a step.
-    """
-    rank, metrics = loop.accelerator.process_index, {}
+    def microbatches(self, examples: Sequence[Any]) -> Iterable[Any]: ...
+
+    def loss(self, part: Any) -> torch.Tensor:
+        """Of a microbatch: a sum, which is divided by the `size` of the whole update, so that neither microbatches nor
+        the number of processes change it."""
+        ...
+
+    def size(self, examples: Sequence[Any]) -> int: ...
+
+    def describe(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """What else is logged of an update."""
+        ...
+
+
+def fitting(
+    examples: Sequence[Any], settings: RecordTrainerSettings, context: int, what: str = "examples"
+) -> list[Any]:
+    """The examples that are no longer than --max-length and the context. Raises ReasonRLError if there are none."""
+    longest = min(settings.max_length or context, context)
+    kept = [example for example in examples if len(example) <= longest]
+    if len(kept) < len(examples):
+        console.warn(f"left out {len(examples) - len(kept)} {what} of more than {longest} tokens")
+    if not kept:
+        raise ReasonRLError(f"no example of at most {longest} tokens to train on")
+    return kept
+
+
+def run(loop: Loop, objective: Objective, examples: Sequence[Any], batch_size: int) -> dict[str, float]:
+    """Takes the loop through the examples and logs every update. Returns the last update's metrics."""
+    settings: Any = loop.settings
+    batches = update_batches(len(examples), batch_size, settings.epochs, settings.seed)
+    metrics: dict[str, float] = {}
     loop.model.train()
-    with console.progress("training", total=len(plan)) as advance:
-        for indices in loop.steps(plan):
-            step = [examples[i] for i in indices]
-            count = size(step)
+    with console.progress("training", total=len(batches)) as advance:
+        for indices in loop.updates(batches):
+            batch = [examples[i] for i in indices]
+            size = objective.size(batch)
             # A rank without a share in a small last batch goes through the motions with an example that weighs nothing.
-            mine, weight = share(step, rank, loop.world), 1.0
-            if not mine:
-                mine, weight = step[:1], 0.0
-            metrics = loop.update(
-                list(parts(mine)), lambda part, weight=weight, count=count: weight * loss(part) / count
+            part, weight = share(batch, loop.rank, loop.world), 1.0
+            if not part:
+                part, weight = batch[:1], 0.0
+            metrics = loop.gradient_update(
+                list(objective.microbatches(part)),
+                lambda one, weight=weight, size=size: weight * objective.loss(one) / size,
             )
-            epoch = (loop.step + 1) * epochs / len(plan)
-            loop.log(metrics | {"epoch": round(epoch, 4), "examples": len(step)} | about(step))
-            advance(loop.step + 1, f"loss {metrics['loss']:.3f}, {loop.speed:,.0f} tokens/s")
+            epoch = round((loop.done + 1) * settings.epochs / len(batches), 4)
+            loop.log(metrics | {"epoch": epoch, "examples": len(batch)} | objective.describe(batch))
+            advance(loop.done + 1, f"loss {metrics['loss']:.3f}, {loop.speed:,.0f} tokens/s")
     return metrics

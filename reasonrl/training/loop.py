@@ -1,7 +1,8 @@
 """One training loop for all trainers, on accelerate: device, precision, several processes, saved state, metrics.
 
-A trainer plans its steps, hands each step's microbatches to `update`, and calls `log`. The loop restores optimiser,
-schedule, random state and position on `--resume`, and cuts the metrics back to where they were saved.
+An *update* is a line of metrics.jsonl. It takes one gradient update, or several in PPO. A trainer says what each update
+learns from, hands its microbatches to `gradient_update`, and calls `log`. The loop restores optimiser, schedule, random
+state and position on `--resume`, and cuts the metrics back to where they were saved.
 """
 
 import math
@@ -9,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,34 +17,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
+from transformers import PreTrainedModel
 
-from reasonrl import console, jsonl
+from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
+from reasonrl.io import jsonl
 from reasonrl.models.checkpoint import NEW_STATE, Checkpoint
-from reasonrl.models.policy import has_bf16
+from reasonrl.models.language_model import has_bf16
+from reasonrl.settings import OrmSettings, PpoSettings, RcrlSettings, SftSettings
 from reasonrl.training.batching import Microbatch
 
-PATIENCE = timedelta(
-    hours=6
-)  # of processes that wait while the first one evaluates or saves; NCCL's own is ten minutes
+# Of processes that wait while the first one evaluates or saves; NCCL's own is ten minutes.
+PATIENCE = timedelta(hours=6)
 
 
-@dataclass(frozen=True)
-class Optimisation:
-    """AdamW with a learning rate that warms up linearly and falls by a cosine to a floor."""
-
-    learning_rate: float = 2e-5
-    final_learning_rate: float = 2e-7
-    warmup: float = 0.03  # fraction of all steps
-    weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of the gradient; 0: any
-
-
-def cosine(step: int, total: int, warmup: int, floor: float) -> float:
-    """The learning rate of `step` (from 0) as a fraction of the peak: up over `warmup` steps, down to `floor`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+def cosine(update: int, total: int, warmup: int, floor: float) -> float:
+    """The learning rate of `update` (from 0) as a fraction of the peak: up over `warmup` updates, down to `floor`."""
+    if update < warmup:
+        return (update + 1) / warmup
+    progress = (update - warmup) / max(1, total - warmup)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -56,6 +47,11 @@ def without_dropout(model: torch.nn.Module) -> None:
         for name, value in vars(module).items():  # models of transformers hand such numbers to functional dropout
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def update_of(line: dict[str, Any]) -> int:
+    """The update of a line in metrics.jsonl, or of a saved state. Version 0.1 called it `step`."""
+    return int(line["update"] if "update" in line else line["step"])
 
 
 class Diverged(ReasonRLError):
@@ -90,40 +86,42 @@ def make_accelerator(
     return accelerator
 
 
-class Loop:
-    """Optimises `model` (whose forward gives what the trainer's loss needs) over `total` steps.
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Activations are computed again in the backward pass instead of being held."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
 
-    save_every: steps between saved states, from which --resume goes on. updates: how often a step calls `update`.
+
+class Loop:
+    """Optimises `model` (whose forward gives what the trainer's loss needs) over `total` updates, by AdamW with a
+    learning rate that warms up linearly and falls by a cosine to a floor.
+
+    gradient_updates: how often an update calls `gradient_update`. `done` counts the updates so far.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         model: torch.nn.Module,
-        optimisation: Optimisation,
+        settings: SftSettings | OrmSettings | PpoSettings | RcrlSettings,
         total: int,
         checkpoint: Checkpoint,
-        save_every: int,
-        seed: int,
-        updates: int = 1,
+        gradient_updates: int = 1,
     ):
-        set_seed(seed)
+        set_seed(settings.seed)
         without_dropout(model)
-        self.accelerator, self.checkpoint, self.total, self.save_every = accelerator, checkpoint, total, save_every
-        self.optimisation = optimisation
+        self.accelerator, self.checkpoint, self.settings, self.total = accelerator, checkpoint, settings, total
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            learnable, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
-        )
-        floor = optimisation.final_learning_rate / (optimisation.learning_rate or 1.0)
-        last = total * updates
-        warmup = round(optimisation.warmup * last)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, last, warmup, floor))
+        optimizer = torch.optim.AdamW(learnable, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        floor = settings.final_learning_rate / (settings.lr or 1.0)
+        last = total * gradient_updates
+        warmup = round(settings.warmup * last)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: cosine(update, last, warmup, floor))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        # The schedule counts optimiser steps, which all ranks take together, so accelerate must not step it for each.
+        # The schedule counts gradient updates, which all ranks take together, so accelerate must not step it for each.
         accelerator.register_for_checkpointing(self.schedule)
-        self.step = self._restore()
-        self._log = jsonl.Log(checkpoint.metrics, lambda m: m["step"] <= self.step) if self.is_main else None
+        self.done = self._restore()
+        self._log = jsonl.Log(checkpoint.metrics, lambda line: update_of(line) <= self.done) if self.is_main else None
         self._watch = console.Stopwatch()
         self._tokens = 0
 
@@ -131,13 +129,17 @@ class Loop:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def steps(self, plan: Sequence[Any]) -> Iterator[Any]:
-        """Yields each step's plan from where the run stands to the end, saving state on the way."""
-        while self.step < self.total:
-            yield plan[self.step]
-            self.step += 1
-            if self.step % self.save_every == 0 and self.step < self.total:
+    def updates(self, plan: Sequence[Any]) -> Iterator[Any]:
+        """Yields what each update learns from, from where the run stands to the end; saves state on the way."""
+        while self.done < self.total:
+            yield plan[self.done]
+            self.done += 1
+            if self.done % self.settings.save_every == 0 and self.done < self.total:
                 self._save()
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
 
     @property
     def world(self) -> int:
@@ -149,15 +151,15 @@ class Loop:
             return values
         return self.accelerator.reduce(values.to(self.accelerator.device), "sum").to(values.device)
 
-    def update(
+    def gradient_update(
         self,
         parts: Sequence[Microbatch],
         loss: Callable[[Microbatch], torch.Tensor],
         frozen: Sequence[torch.nn.Parameter] = (),
     ) -> dict[str, float]:
-        """One optimiser step. `loss` gives a microbatch's share of the step's loss: the shares are summed.
+        """One step of AdamW. `loss` gives a microbatch's share of the loss: the shares are summed.
 
-        Gradients are averaged over processes, so a loss that is normalised over the whole step (all ranks) is
+        Gradients are averaged over processes, so a loss that is normalised over the whole minibatch (all ranks) is
         multiplied by their number here. `frozen` parameters stay as they are, and so does what the optimiser remembers
         of them. Raises Diverged if the loss or its gradient is not finite.
         """
@@ -171,11 +173,11 @@ class Loop:
             self._tokens += part.input_ids.numel()
         for parameter in frozen:
             parameter.grad = None
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimisation.clip or math.inf))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm or math.inf))
         value = float(self.summed(total))
         if not (math.isfinite(value) and math.isfinite(norm)):
             wrong = f"the loss is {value}" if not math.isfinite(value) else f"the gradient's norm is {norm}"
-            raise Diverged(f"{wrong} at step {self.step + 1}; try a smaller --lr (state of the last save is kept)")
+            raise Diverged(f"{wrong} at update {self.done + 1}; try a smaller --lr (state of the last save is kept)")
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -183,15 +185,15 @@ class Loop:
         return {"loss": value, "grad_norm": norm, "learning_rate": rate}
 
     def _sync(self, last: bool):
-        """Gradients cross between processes once a step, with the last microbatch."""
+        """Gradients cross between processes once per gradient update, with the last microbatch."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """One line in the checkpoint's metrics.jsonl, numbered by the step that has just been taken."""
+        """One line in the checkpoint's metrics.jsonl, numbered by the update that has just been made."""
         timed = {"seconds": round(self._watch.seconds, 3), "tokens_per_second": round(self.speed)}
         if self._log:
-            self._log.write({"step": self.step + 1} | metrics | timed)
-        self.accelerator.log(metrics | timed, step=self.step + 1)  # to nobody, unless trackers were asked for
+            self._log.write({"update": self.done + 1} | metrics | timed)
+        self.accelerator.log(metrics | timed, step=self.done + 1)  # does nothing without --log-with
 
     @property
     def speed(self) -> float:
@@ -212,7 +214,7 @@ class Loop:
         self.accelerator.save_state(str(aside), safe_serialization=False)
         self.accelerator.wait_for_everyone()
         if self.is_main:
-            jsonl.write_json(aside / "position.json", {"step": self.step, "processes": self.world})
+            jsonl.write_json(aside / "position.json", {"update": self.done, "processes": self.world})
             self._take_over(aside)
         self.accelerator.wait_for_everyone()
 
@@ -221,7 +223,7 @@ class Loop:
         os.replace(aside, self.checkpoint.state)
 
     def _restore(self) -> int:
-        """The step that a saved state stands at; 0 without one."""
+        """How many updates a saved state has behind it; 0 without one."""
         aside, state = self.checkpoint.partial / NEW_STATE, self.checkpoint.state
         if self.is_main:
             if (aside / "position.json").exists():  # written last: the new state is whole, the old one may not be
@@ -233,10 +235,10 @@ class Loop:
         position = jsonl.read_json(state / "position.json")
         if (saved := position.get("processes", self.world)) != self.world:  # weights have other names then
             raise UsageError(
-                f"{self.checkpoint.partial} was saved by {saved} processes, and this is a run of {self.world}; go on "
-                f"with `accelerate launch --num_processes {saved}`, or start again with --force"
+                f"{self.checkpoint.partial} was saved by {saved} processes, and this is a run of {self.world}; "
+                f"continue with `accelerate launch --num_processes {saved}`, or start again with --force"
             )
         self.accelerator.load_state(str(state))
-        step = int(position["step"])
-        console.log(f"resuming at step {step} of {self.total}")
-        return step
+        done = update_of(position)
+        console.log(f"resuming after update {done} of {self.total}")
+        return done

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1 << 26  # logits held at a time; beyond this they are computed in parts, and again in the backward pass
-
+from reasonrl.settings.limits import LOGITS
 
 # Log-probabilities of tokens
 
@@ -23,9 +22,9 @@ class TokenLogprobs(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """input_ids (B, T) padded on the right, wanted (B, T) bool with N true, targets (N,) → (N,) float32, nats."""
-        hidden = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[wanted]
+    def forward(self, input_ids: torch.Tensor, loss_mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """input_ids (B, T) padded on the right, loss_mask (B, T) bool with N true, targets (N,) → (N,) float32 nats."""
+        hidden = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[loss_mask]
         return token_scores(hidden, self.model.get_output_embeddings(), targets).logprobs
 
 
@@ -41,9 +40,9 @@ def token_scores(
 ) -> TokenScores:
     """hidden (N, d), targets (N,) → scores under the softmax of head(hidden) / temperature.
 
-    Only wanted positions come in, and at most CHUNK logits exist at a time: never the (B, T, V) tensor of them all.
+    Only positions in the loss come in, and at most LOGITS logits exist at a time: never the (B, T, V) tensor of all.
     """
-    size = max(1, CHUNK // head.weight.shape[0])
+    size = max(1, LOGITS // head.weight.shape[0])
     parts = [
         _scores(states, head, tokens, temperature, entropies)
         if len(targets) <= size
@@ -91,7 +90,7 @@ def gae(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438) → advantages, returns, (B, T).
 
-    δ_t = r_t + γ V_(t+1) − V_t,  A_t = δ_t + γλ A_(t+1),  returns = A + V; both V and A are zero behind the last token.
+    δ_t = r_t + γ V_(t+1) − V_t,  A_t = δ_t + γλ A_(t+1),  returns = A + V; both V and A are zero after the last token.
     """
     rewards, values = rewards * mask, values * mask
     advantages = torch.zeros_like(values)
@@ -125,7 +124,7 @@ def whiten(
     return ((values - mean) / deviation * mask).to(values.dtype)
 
 
-# Losses, one number a token: the caller sums and divides by the tokens of the whole step
+# Losses, one number a token: the caller sums and divides by the tokens of the whole minibatch
 
 
 class Clipped(NamedTuple):

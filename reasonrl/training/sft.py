@@ -1,20 +1,20 @@
 """Supervised fine-tuning: maximum likelihood of completions, given their prompts.
 
-    loss = − (1 / N) Σ log π(token | prompt, tokens before it)     over the N completion tokens of a step
+    loss = − (1 / N) Σ log π(token | prompt, tokens before it)     over the N completion tokens of an update
 
 `likelihood` does the learning; here stands what a record teaches.
 """
 
 from reasonrl.errors import RecordError
-from reasonrl.models.encoding import completion_ids, prompt_text
-from reasonrl.models.policy import Policy
-from reasonrl.records import Record
-from reasonrl.tasks.prompts import PromptForm
+from reasonrl.io.records import Record
+from reasonrl.models.language_model import LanguageModel
+from reasonrl.models.tokens import completion_ids, prompt_text
+from reasonrl.prompts import PromptForm
 from reasonrl.training.batching import Example
 
 
-def to_example(record: Record, policy: Policy, form: PromptForm, tokenizer_hash: str) -> Example:
-    """What a record teaches: a sample its completion (see `models.encoding`), a problem its reference.
+def to_example(record: Record, policy: LanguageModel, form: PromptForm, tokenizer_hash: str) -> Example:
+    """What a record teaches: a sample its completion (see `models.tokens`), a problem its reference.
 
     Raises RecordError if there is nothing to learn.
     """

@@ -22,10 +22,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
-from reasonrl.models.policy import BUNDLED, load_policy, load_tokenizer
-from reasonrl.sampling import Request, Sampling
+from reasonrl.models.language_model import BUNDLED, load_language_model, load_tokenizer
+from reasonrl.prompts import PromptForm
+from reasonrl.sampling.types import Request, Sampling
 from reasonrl.tasks import mini
-from reasonrl.tasks.prompts import PromptForm
 from reasonrl.training.batching import Example, collate
 
 COMMAND = [sys.executable, "-m", "reasonrl"]
@@ -107,7 +107,7 @@ def adapter(model, tmp_path_factory):
 def merged(adapter, tmp_path_factory):
     """The adapter merged into its base: a directory of plain transformers."""
     directory = str(tmp_path_factory.mktemp("merged"))
-    policy = load_policy(adapter, device="cpu", dtype="fp32")
+    policy = load_language_model(adapter, device="cpu", dtype="fp32")
     policy.model.save_pretrained(directory)
     policy.tokenizer.save_pretrained(directory)
     return directory
@@ -159,14 +159,14 @@ def test_the_engine_gives_k_samples_with_ids_and_the_models_logprobs(capsys, mod
     assert len({tuple(c.ids) for c in drawn[0]}) > 1
     found = [(r.prompt_ids, c.ids, c.logprobs, c.finish) for r, cs in zip(requests, drawn, strict=True) for c in cs]
     what = f"vllm engine, {Path(model).name}"
-    check_completions(capsys, what, load_policy(model, device="cpu", dtype="fp32"), found)
+    check_completions(capsys, what, load_language_model(model, device="cpu", dtype="fp32"), found)
 
 
 def test_a_server_gives_the_same_and_adapter_and_merged_weights_agree(capsys, model, adapter, merged, engine, server):
     words = ["--model", merged, "--base-url", f"{server.root}/v1", "--concurrency", 4]
     found = records(sample(*words, "--limit", 6, "--k", 4, "--logprobs", "--temperature", 0.8))
     assert [(r["id"], r["k"]) for r in found] == [(f"mini/test/{i}", k) for i in range(6) for k in range(4)]
-    policy = load_policy(merged, device="cpu", dtype="fp32")
+    policy = load_language_model(merged, device="cpu", dtype="fp32")
     for r in found:
         assert r["logprob"] == pytest.approx(sum(r["logprobs"]))
     rows = [(policy.encode_prompt(r["prompt"]), r["completion_ids"], r["logprobs"], r["finish"]) for r in found]

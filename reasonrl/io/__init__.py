@@ -1,0 +1,1 @@
+"""Files, streams, records, and where each output came from."""

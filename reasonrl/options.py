@@ -1,0 +1,144 @@
+"""Settings as command-line options: what Typer is told of them, how help shows them, how a line is parsed."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from reasonrl.errors import UsageError
+from reasonrl.settings.declare import GROUPS, Declared, StageSettings, declared
+from reasonrl.settings.resolve import Given, resolve
+
+# Typer has its own copy of click and exports little of it: this is the class that all complaints of its parser have.
+ParserError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+ENVIRONMENT = "REASONRL"
+EVERY_STAGE = (
+    ("--config FILE", "Settings from a TOML file: default < preset < FILE < environment < command line."),
+    ("-q, --quiet", "Print only warnings and errors on stderr."),
+    ("--debug", "Show a traceback with an error."),
+    ("--version", "Print the version and exit."),
+    ("-h, --help", "Show this message and exit."),
+)
+
+
+def signature(stage: type[StageSettings]) -> list[inspect.Parameter]:
+    """A stage's settings as parameters for Typer. All default to None: a value is one that was given."""
+    parameters = []
+    for one in declared(stage).values():
+        kind = list[one.plain_kind] if one.is_list else one.plain_kind
+        if one.is_argument:
+            option = typer.Argument(metavar=one.metavar, help=one.about.help, show_default=False)
+        else:
+            option = typer.Option(*one.flags, metavar=one.metavar or None, help=one.about.help, envvar=one.about.env)
+        default = ... if one.is_required else None
+        annotation = Annotated[kind if one.is_required else kind | None, option]
+        parameters.append(
+            inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters
+
+
+def given(context: typer.Context, values: Mapping[str, Any], stage: type[StageSettings]) -> dict[str, Given]:
+    """Of the parser's values, those that somebody gave."""
+    found = {}
+    for name, one in declared(stage).items():
+        if (value := values.get(name)) in (None, []):
+            continue
+        source = context.get_parameter_source(name)
+        origin = "environment" if source and source.name == "ENVIRONMENT" else "command line"
+        found[name] = Given(tuple(value) if one.is_list else value, origin)
+    return found
+
+
+def parse(stage: type[StageSettings], arguments: Sequence[str], preset_of: Callable[[str], str]) -> StageSettings:
+    """The settings of a command line, without running it. Raises UsageError where the stage's own parser complains."""
+    captured = {}
+
+    def command(context: typer.Context, **values: Any) -> None:
+        captured["settings"] = resolve(stage, given(context, values, stage), values.get("config"), preset_of)
+
+    app = typer.Typer(add_completion=False)
+    register(app, stage, command, "")
+    parser = typer.main.get_command(app)
+    try:
+        with parser.make_context(
+            stage.STAGE, list(arguments), auto_envvar_prefix=f"{ENVIRONMENT}_{stage.STAGE.upper()}"
+        ) as context:
+            parser.invoke(context)
+    except ParserError as error:
+        raise UsageError(f"{stage.STAGE}: {error.format_message()}") from None
+    return captured["settings"]
+
+
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help=EVERY_STAGE[0][1])]
+
+
+def register(
+    app: typer.Typer, stage: type[StageSettings], command: Callable[..., None], help: str, **shared: Any
+) -> None:
+    """Adds a stage to an app. command: takes the context, `config`, the values of all settings, and those of `shared`,
+    which are flags that every stage has (name → annotation)."""
+
+    def run(**values: Any) -> None:
+        command(**values)
+
+    flag = lambda name, kind, default: inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+    )
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    extra = [flag("config", Config, None), *(flag(name, kind, False) for name, kind in shared.items())]
+    run.__signature__ = inspect.Signature([context, *signature(stage), *extra])
+    run.__doc__ = help
+    app.command(stage.STAGE, cls=_command_class(stage))(run)
+
+
+def _command_class(stage: type[StageSettings]) -> type[TyperCommand]:
+    class StageCommand(TyperCommand):
+        """A command whose help shows the settings in their groups."""
+
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            for title, rows in help_groups(stage):
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=34)
+
+    return StageCommand
+
+
+def help_groups(stage: type[StageSettings]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Titles, and under each (flags with their value, help)."""
+    settings = declared(stage).values()
+    arguments = [(one.metavar, one.about.help) for one in settings if one.is_argument]
+    if arguments:
+        yield "Arguments", arguments
+    for group in GROUPS:
+        rows = [_row(one, stage.STAGE) for one in settings if one.about.group == group and not one.is_argument]
+        if rows:
+            yield group, rows
+    yield "Every stage", list(EVERY_STAGE)
+
+
+def _row(one: Declared, stage: str) -> tuple[str, str]:
+    names = ", ".join(sorted(one.flags, key=len))
+    notes = [f"default: {shown}"] if (shown := one.shown_default(stage)) else []
+    notes += (
+        [one.shown_bounds()] if one.about.high is not None else []
+    )  # that a count is at least 1 goes without saying
+    help = f"{one.about.help} [{'; '.join(notes)}]" if notes else one.about.help
+    return f"{names} {one.metavar}".rstrip(), help
+
+
+@contextmanager
+def with_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets these variables for a while, besides those that are set."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

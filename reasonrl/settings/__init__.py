@@ -1,0 +1,20 @@
+"""Every setting of every stage, once: its type, default, bounds, help, group, and what it does to a run.
+
+Command-line flags, `--help`, docs/cli.md, presets, `--config`, the sidecar, the comparison of `--resume` and the
+planner all read these declarations. Never imports torch, nor anything of the package but `errors`.
+"""
+
+from reasonrl.settings.declare import StageSettings
+from reasonrl.settings.files import DataSettings, EvalSettings, FilterSettings, ReportSettings, ScoreSettings
+from reasonrl.settings.sampling import SampleSettings
+from reasonrl.settings.trainers import OrmSettings, PpoSettings, RcrlSettings, SftSettings
+from reasonrl.settings.whole import DemoSettings, PlanSettings
+
+STAGES: dict[str, type[StageSettings]] = {
+    settings.STAGE: settings
+    for settings in (
+        DataSettings, SampleSettings, ScoreSettings, FilterSettings, SftSettings, OrmSettings, PpoSettings,
+        RcrlSettings, EvalSettings, ReportSettings, PlanSettings, DemoSettings,
+    )
+}  # fmt: skip
+"""In the order in which `reasonrl --help` lists them."""

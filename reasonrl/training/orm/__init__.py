@@ -1,0 +1,1 @@
+"""The outcome reward model."""

@@ -1,0 +1,1 @@
+"""PPO, GRPO and RLOO."""
