@@ -3,7 +3,7 @@
     python benchmarks/orm_baseline.py solutions.jsonl --orm runs/orm-gsm8k/orm --held-out 0.3333 --seed 0
 
 The input holds solutions with `id`, `question`, `completion` and `correct`; --orm is the checkpoint that was trained on
-it with the same --held-out and --seed, whose held_out.jsonl says how it judges those that it did not see. The baseline
+it with the same --held-out and --seed, whose held_out.jsonl says what it gives those that it did not see. The baseline
 is a logistic regression on features of the text (length, number of steps, arithmetic consistency, …), trained on the
 questions that `reasonrl orm` trains on. It sees no word of the text.
 """
@@ -23,7 +23,7 @@ from reasonrl.io import jsonl
 from reasonrl.io.records import Record
 from reasonrl.rewards import dense
 from reasonrl.training.orm.examples import is_held_out
-from reasonrl.training.orm.trainer import JUDGED
+from reasonrl.training.orm.trainer import STEP_VALUES
 
 EQUATION = re.compile(r"([-+]?[0-9][0-9.,]*(?:\s*[-+*/x×÷]\s*\$?[0-9][0-9.,]*)+)\s*=\s*\$?(-?[0-9][0-9.,]*)")
 NUMBER = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?")
@@ -57,17 +57,17 @@ def features(record: Record) -> list[float]:
     results = [dense.results(line) for line in lines]
     given = {answers.canonical(number) for number in NUMBER.findall(record["question"])}
     known, nowhere, used = set(given), 0, set()
-    for line, found in zip(lines, results, strict=True):
+    for line, values in zip(lines, results, strict=True):
         numbers = {answers.canonical(number) for number in NUMBER.findall(line)}
-        nowhere += len(numbers - found - known)
+        nowhere += len(numbers - values - known)
         used |= numbers & given
-        known |= numbers | found
+        known |= numbers | values
     answer = answers.extract(text, flexible=True)
-    last = next((found for found in reversed(results) if found), set())
+    last = next((values for values in reversed(results) if values), set())
     size = abs(float(eval(answer))) if answer and len(answer) < 20 else 0.0  # canonical: digits, point, sign, slash
     return [
         math.log1p(len(text)), len(lines), len(text) / max(1, len(lines)) / 50, len(equations),
-        len(equations) - right, right / max(1, len(equations)), sum(not found for found in results), nowhere,
+        len(equations) - right, right / max(1, len(equations)), sum(not values for values in results), nowhere,
         len(used) / max(1, len(given)), answer in last, answer is not None and "." not in answer and "/" not in answer,
         math.log1p(size), answer in given, answer is None, math.log1p(len(record["question"])),
     ]  # fmt: skip
@@ -89,11 +89,11 @@ def difference(one: np.ndarray, other: np.ndarray, label: np.ndarray, question: 
     """The 95% interval of AUC(one) − AUC(other), both on the same bootstrap resamples of the questions."""
     _, group = np.unique(question, return_inverse=True)
     n, dice = int(group.max()) + 1, np.random.default_rng(0)
-    found = []
+    gaps = []
     for _ in range(RESAMPLES // 4):
         weight = dice.multinomial(n, np.full(n, 1 / n))[group].astype(float)
-        found.append(calibration.auc(one, label, weight) - calibration.auc(other, label, weight))
-    low, high = np.nanquantile(found, (0.025, 0.975))
+        gaps.append(calibration.auc(one, label, weight) - calibration.auc(other, label, weight))
+    low, high = np.nanquantile(gaps, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -122,12 +122,12 @@ def main() -> None:
     label, question = y[held], question[held]
     scores = {"surface features": x[held] @ weights[:-1]}
     if options.orm:
-        judged = read(options.orm / JUDGED)
-        if [(one["id"], one["correct"]) for one in judged] != list(zip(question, label == 1, strict=True)):
+        scored = read(options.orm / STEP_VALUES)
+        if [(one["id"], one["correct"]) for one in scored] != list(zip(question, label == 1, strict=True)):
             raise SystemExit(
-                f"{options.orm / JUDGED} is about other solutions: other --held-out, --seed or --max-length?"
+                f"{options.orm / STEP_VALUES} is about other solutions: other --held-out, --seed or --max-length?"
             )
-        scores["ORM"] = np.array([one["step_values"][-1] for one in judged])
+        scores["ORM"] = np.array([one["step_values"][-1] for one in scored])
 
     print(f"{len(label)} solutions of {len(set(question))} held-out questions, {label.mean():.1%} right\n")
     print("| | AUC | 95% interval | AUC within a question |\n| --- | --- | --- | --- |")

@@ -8,7 +8,8 @@ Plans the recipe's commands, reads what the finished run left (sidecars, metrics
 seconds in RUNS/seconds.tsv), and sets one beside the other. Exits 1 if all tokens generated, all tokens learnt or all
 seconds are off by more than `--within`, if there are none to compare with, or if a command has left nothing. The last
 table holds the rates that the constants in reasonrl/planning/devices.py were taken from. Seconds count only if nothing
-else ran on the machine. A trainer that was resumed counts with all its goes, but for steps that it took twice.
+else ran on the machine. A trainer that was resumed counts with all its runs, but for updates that it made twice. What
+version 0.1 left is read too.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from reasonrl.planning import commands
 from reasonrl.planning.world import PROBLEMS
+from reasonrl.settings import presets
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,10 +33,10 @@ ROOT = Path(__file__).parent.parent
 def planned(recipe: str, flags: list[str]) -> list[tuple[str, dict]]:
     """(mark, record of `reasonrl plan`) of each command of a recipe, with its preset's device and assumptions, or with
     these flags instead."""
-    told = lambda plan: (
+    printed = lambda plan: (
         subprocess.run([recipe], env=os.environ | {"PLAN": plan}, capture_output=True, check=True).stdout
     )
-    lines = told("lines")
+    lines = printed("lines")
     marks, mark = [], ""
     for line in lines.decode().splitlines():
         if line.startswith("# "):
@@ -45,7 +47,7 @@ def planned(recipe: str, flags: list[str]) -> list[tuple[str, dict]]:
         words = [sys.executable, "-m", "reasonrl", "plan", "-q", *flags]
         records = subprocess.run(words, input=lines, capture_output=True, check=True).stdout
     else:
-        records = told("1")
+        records = printed("1")
     return list(zip(marks, map(json.loads, records.splitlines()), strict=True))
 
 
@@ -66,48 +68,59 @@ def measured(record: dict) -> dict[str, float] | None:
         if not meta["finished"]:
             return None
         counts = meta["counts"]
-        found = {"generated": counts.get("tokens", 0), "records": counts["records"]}
+        sums = {"generated": counts.get("tokens", 0), "records": counts["records"]}
         if stage == "sample":
-            heat = meta["arguments"]["temperature"]
-            found["kind"] = {0: "greedy", 1: "generate"}.get(heat, "cooler")
-            found["spent"] = found["generated"] / meta["tokens_per_second"] if meta["tokens_per_second"] else 0
+            temperature = meta["arguments"]["temperature"]
+            sums["kind"] = {0: "greedy", 1: "generate"}.get(temperature, "cooler")
+            sums["spent"] = sums["generated"] / meta["tokens_per_second"] if meta["tokens_per_second"] else 0
         if spent := meta.get("seconds_of", {}).get("orm"):
-            found |= {"kind": "read", "spent": spent}
-        return found
+            sums |= {"kind": "read", "spent": spent}
+        return sums
     if not os.path.exists(f"{path}/reasonrl.json"):
         return None
     lines = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
-    steps, marker = [line for line in lines if "seconds" in line], read_json(f"{path}/reasonrl.json")
-    goes = last_steps(steps)
-    found = {"learnt": sum(step["seconds"] * step["tokens_per_second"] for step in goes)}
+    updates, marker = [line for line in lines if "seconds" in line], read_json(f"{path}/reasonrl.json")
+    last = last_updates(updates)
+    sums = {"learnt": sum(update["seconds"] * update["tokens_per_second"] for update in last)}
     if stage == "ppo":
-        found |= {"generated": sum(step["tokens"] for step in steps)}
-        for phase in ("rollout", "score", "update"):
-            found[phase] = sum(step["tokens"] / step[f"{phase}_tokens_per_second"] for step in steps)
-        found["passed"] = found["learnt"] / commands.SORTED / epochs_of_ppo(marker)
+        sums |= {"generated": sum(update["tokens"] for update in updates)}
+        for phase in PHASES:
+            sums[phase] = sum(update["tokens"] / phase_rate(update, phase) for update in updates)
+        sums["passed"] = sums["learnt"] / commands.SORTED / epochs_of_ppo(marker)
     else:
-        spent = sum(step["seconds"] for step in goes)
-        found |= {"kind": "verifier" if stage == "orm" else "learn", "spent": spent}
-        found["generated"] = marker.get("labelling", {}).get("tokens", 0)
-    return found
+        spent = sum(update["seconds"] for update in last)
+        sums |= {"kind": "verifier" if stage == "orm" else "learn", "spent": spent}
+        sums["generated"] = marker.get("labelling", {}).get("tokens", 0)
+    return sums
 
 
-def last_steps(steps: list[dict]) -> list[dict]:
-    """The last step of each go of a trainer: seconds and tokens a second count anew with --resume."""
-    return [step for step, after in pairwise([*steps, {"seconds": 0}]) if after["seconds"] < step["seconds"]]
+PHASES = {"rollout": "generated", "evaluate": "passed", "update": "passed"}
+"""The phases of PPO, and the tokens that each one's rate is of."""
+
+
+def phase_rate(update: dict, phase: str) -> float:
+    """A phase's tokens a second. Version 0.1 called the evaluation of rollouts their score."""
+    name = f"{phase}_tokens_per_second"
+    return update[name] if phase != "evaluate" or name in update else update["score_tokens_per_second"]
+
+
+def last_updates(updates: list[dict]) -> list[dict]:
+    """The last update of each run of a trainer: seconds and tokens a second count anew with --resume."""
+    return [update for update, after in pairwise([*updates, {"seconds": 0}]) if after["seconds"] < update["seconds"]]
 
 
 def epochs_of_ppo(marker: dict) -> int:
-    return marker["arguments"]["epochs"] or commands.PRESETS["ppo"][marker["preset"]][-1]
+    """Version 0.1 wrote none down where the preset gave them."""
+    return marker["arguments"]["epochs"] or presets.of_stage("ppo")[marker["preset"]]["epochs"]
 
 
 def padding(task: str, *lengths: Callable[[dict], int]) -> float:
     """Tokens of random batches of 32 training examples, padded to the longest, over tokens of the examples."""
     from reasonrl.tasks import source
-    from reasonrl.training.batching import batches
+    from reasonrl.training.batching import update_batches
 
-    examples = [sum(of(one) for of in lengths) for one in source.task_problems(task, "train")]
-    groups = [[examples[row] for row in rows] for rows in batches(len(examples), 32, 1, 0)]
+    examples = [sum(length(one) for length in lengths) for one in source.task_problems(task, "train")]
+    groups = [[examples[row] for row in rows] for rows in update_batches(len(examples), 32, 1, 0)]
     return sum(max(group) * len(group) for group in groups) / sum(map(sum, groups))
 
 
@@ -147,7 +160,7 @@ def main() -> None:
     for line in Path(options.runs, "seconds.tsv").read_text().splitlines():
         mark, _, seconds = line.partition("\t")
         took[mark] += float(seconds)
-    plans, found, missing = Counter(), Counter(), []
+    plans, real, missing = Counter(), Counter(), []
     by_mark: dict[str, float] = defaultdict(float)
     by_stage: dict[str, Counter] = defaultdict(Counter)
     rates: dict[str, Counter] = defaultdict(Counter)
@@ -155,30 +168,30 @@ def main() -> None:
         if record["stage"] == "report":
             continue
         by_mark[mark] += record["seconds"]
-        said = measured(record)
-        if said is None:
+        left = measured(record)
+        if left is None:
             missing.append(record["command"])
             continue
         stage = by_stage[record["stage"]]
         for name in ("generated", "learnt"):
             plans[name] += record["tokens"][name]
-            found[name] += said.get(name, 0)
+            real[name] += left.get(name, 0)
             stage[f"plan {name}"] += record["tokens"][name]
-            stage[name] += said.get(name, 0)
+            stage[name] += left.get(name, 0)
         stage["plan records"] += record["records"]
-        stage["records"] += said.get("records", record["records"])
-        if said.get("spent"):
-            tokens = record["tokens"]["read"] if said["kind"] == "read" else said.get("learnt") or said["generated"]
-            rates[said["kind"]].update(tokens=tokens, seconds=said["spent"])
-        for phase, tokens in (("rollout", "generated"), ("score", "passed"), ("update", "passed")):
-            if phase in said:
-                rates[phase].update(tokens=said[tokens], seconds=said[phase])
+        stage["records"] += left.get("records", record["records"])
+        if left.get("spent"):
+            tokens = record["tokens"]["read"] if left["kind"] == "read" else left.get("learnt") or left["generated"]
+            rates[left["kind"]].update(tokens=tokens, seconds=left["spent"])
+        for phase, tokens in PHASES.items():
+            if phase in left:
+                rates[phase].update(tokens=left[tokens], seconds=left[phase])
     by_mark = {mark: seconds for mark, seconds in by_mark.items() if mark in took}  # the others have not ended
-    plans["seconds"], found["seconds"] = sum(by_mark.values()), sum(took[mark] for mark in by_mark)
+    plans["seconds"], real["seconds"] = sum(by_mark.values()), sum(took[mark] for mark in by_mark)
 
-    def row(name: str, plan: float, real: float) -> bool:
-        off = plan / real - 1 if real else math.inf if plan else 0.0
-        print(f"| {name} | {plan:,.0f} | {real:,.0f} | {off:+.0%} |")
+    def row(name: str, plan: float, run: float) -> bool:
+        off = plan / run - 1 if run else math.inf if plan else 0.0
+        print(f"| {name} | {plan:,.0f} | {run:,.0f} | {off:+.0%} |")
         return abs(off) <= options.within
 
     head = lambda first: print(f"\n| {first} | planned | measured | off |\n| --- | --- | --- | --- |")
@@ -191,7 +204,7 @@ def main() -> None:
     for mark, seconds in by_mark.items():
         row(mark, seconds, took[mark])
     head("in all")
-    good = [row(name, plans[name], found[name]) for name in ("generated", "learnt", "seconds")]
+    good = [row(name, plans[name], real[name]) for name in ("generated", "learnt", "seconds")]
     print("\n| rate | tokens | seconds | tokens/s |\n| --- | --- | --- | --- |")
     for kind, sums in rates.items():
         print(f"| {kind} | {sums['tokens']:,.0f} | {sums['seconds']:.1f} | {sums['tokens'] / sums['seconds']:,.0f} |")

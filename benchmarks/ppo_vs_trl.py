@@ -31,7 +31,7 @@ WAYS = {"trl": "", "reasonrl": "", "reasonrl, four models": "--critic separate -
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def of_trl(settings: dict) -> None:
+def run_trl(settings: dict) -> None:
     """TRL's run, in TRL's environment: prints the clock at the end of every update, and the tokens of a rollout."""
     import torch
     from datasets import Dataset
@@ -75,7 +75,7 @@ def of_trl(settings: dict) -> None:
     print(json.dumps({"seconds": ends, "tokens": sum(tokens) / len(ends) / settings["rollouts"]}))
 
 
-def of_reasonrl(settings: dict) -> None:
+def run_reasonrl(settings: dict) -> None:
     """The same of reasonrl: its command line, run in this process."""
     from reasonrl import cli
     from reasonrl.training.loop import Loop
@@ -108,21 +108,21 @@ def prompts(count: int) -> list[list[int]]:
     from reasonrl.prompts import PromptForm
     from reasonrl.tasks import mini
 
-    policy, form = load_tokenizer("tiny"), PromptForm()
-    return [policy.encode_prompt(form.render(one["question"])) for one in islice(mini.problems("train"), count)]
+    tokenizer, form = load_tokenizer("tiny"), PromptForm()
+    return [tokenizer.encode_prompt(form.render(one["question"])) for one in islice(mini.problems("train"), count)]
 
 
 def measured(command: list[str], directory: str) -> tuple[str, float]:
     """Runs a command. Returns its stdout and its peak resident set in MiB."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with open(f"{directory}/said", "w+") as said, open(f"{directory}/complaints", "w+") as complaints:
-        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=said, stderr=complaints)
+    with open(f"{directory}/stdout", "w+") as stdout, open(f"{directory}/stderr", "w+") as stderr:
+        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=stdout, stderr=stderr)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0), complaints.seek(0)
+        stdout.seek(0), stderr.seek(0)
         if process.returncode:
-            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{complaints.read()[-4000:]}")
-        return said.read(), usage.ru_maxrss / 1024
+            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{stderr.read()[-4000:]}")
+        return stdout.read(), usage.ru_maxrss / 1024
 
 
 def run(name: str, options: argparse.Namespace) -> dict:
@@ -135,12 +135,12 @@ def run(name: str, options: argparse.Namespace) -> dict:
         Path(directory, "settings.json").write_text(json.dumps(settings))
         python = options.trl_python if name == "trl" else sys.executable
         command = [*options.under.split(), python, str(Path(__file__).resolve()), "--child", "settings.json"]
-        said, peak = measured(command, directory)
-    found = json.loads(said.splitlines()[-1]) | {"peak": peak}
-    first, *_, last = found["seconds"]
-    found["rate"] = options.rollouts * (options.updates - 1) / (last - first)
-    print(f"{name}: {found['rate']:.1f} rollouts/s, {peak:.0f} MiB", file=sys.stderr)
-    return found
+        stdout, peak = measured(command, directory)
+    result = json.loads(stdout.splitlines()[-1]) | {"peak": peak}
+    first, *_, last = result["seconds"]
+    result["rate"] = options.rollouts * (options.updates - 1) / (last - first)
+    print(f"{name}: {result['rate']:.1f} rollouts/s, {peak:.0f} MiB", file=sys.stderr)
+    return result
 
 
 def environment() -> str:
@@ -171,13 +171,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         settings = json.loads(Path(options.child).read_text())
-        return of_trl(settings) if settings["way"] == "trl" else of_reasonrl(settings)
+        return run_trl(settings) if settings["way"] == "trl" else run_reasonrl(settings)
 
     options.trl_python = options.trl_python or environment()
-    found: dict[str, list[dict]] = {name: [] for name in WAYS}
+    runs: dict[str, list[dict]] = {name: [] for name in WAYS}
     for _ in range(options.turns):
-        for name, of_name in found.items():
-            of_name.append(run(name, options))
+        for name, by_name in runs.items():
+            by_name.append(run(name, options))
     print(
         f"{options.rollouts} rollouts an update, at most {options.max_tokens} tokens, {options.epochs} epochs, "
         f"{options.minibatches} minibatches, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads, "
@@ -187,16 +187,16 @@ def main() -> None:
     print(f"| trainer | rollouts/{unit} (median) | lowest | highest | tokens a rollout | peak memory (median), MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
     middle = {}
-    for name, of_name in found.items():
-        rates = [one["rate"] for one in of_name]
-        tokens = statistics.mean(one["tokens"] for one in of_name)
-        middle[name] = statistics.median(rates), statistics.median(one["peak"] for one in of_name)
+    for name, by_name in runs.items():
+        rates = [one["rate"] for one in by_name]
+        tokens = statistics.mean(one["tokens"] for one in by_name)
+        middle[name] = statistics.median(rates), statistics.median(one["peak"] for one in by_name)
         speed, peak = middle[name]
         print(f"| {name} | {speed:.1f} | {min(rates):.1f} | {max(rates):.1f} | {tokens:.1f} | {peak:.0f} |")
     print()
     missed = False
     for name in list(WAYS)[1:]:
-        ratio, memory = (ours / theirs for ours, theirs in zip(middle[name], middle["trl"], strict=True))
+        ratio, memory = (own / peer for own, peer in zip(middle[name], middle["trl"], strict=True))
         print(f"{name}: {ratio:.2f} times as fast, memory {memory:.2f}")
         missed |= memory > 1 or (name == "reasonrl" and ratio < options.require)
     print(f"required: reasonrl {options.require} times, memory of both at most 1")

@@ -20,7 +20,7 @@ from itertools import islice
 
 import torch
 
-from reasonrl.models.language_model import LanguageModel, load_language_model, load_tokenizer
+from reasonrl.models.language_model import LanguageModel, ModelTokenizer, load_language_model, load_tokenizer
 from reasonrl.prompts import PromptForm
 from reasonrl.sampling.types import Engine, Request, Sampling
 from reasonrl.tasks import source
@@ -35,7 +35,7 @@ def useful(rows: list[list[int]], eos: set[int]) -> int:
 
 
 def generate(policy: LanguageModel, requests: list[Request], k: int, rows: int) -> Turn:
-    """transformers' `generate`, so many rows at a time: a batch goes on until its longest row has ended, so the largest
+    """transformers' `generate`, so many rows at a time: a batch runs until its longest row has ended, so the largest
     one is not the fastest."""
     size = max(1, rows // k)
     parts = [_generate(policy, requests[first : first + size], k) for first in range(0, len(requests), size)]
@@ -62,7 +62,7 @@ def _generate(policy: LanguageModel, requests: list[Request], k: int) -> Turn:
     return turn
 
 
-def bare_vllm(policy: LanguageModel, requests: list[Request], k: int, engine_args: dict) -> Turn:
+def bare_vllm(policy: ModelTokenizer, requests: list[Request], k: int, engine_args: dict) -> Turn:
     """vLLM's own `LLM.generate(n=K)`."""
     from vllm import LLM, SamplingParams
 
@@ -77,12 +77,12 @@ def bare_vllm(policy: LanguageModel, requests: list[Request], k: int, engine_arg
     return turn
 
 
-def ours(engine: Engine, requests: list[Request], k: int, stop: tuple[str, ...]) -> Turn:
+def own(engine: Engine, requests: list[Request], k: int, stop: tuple[str, ...]) -> Turn:
     """One of reasonrl's engines; log-probabilities and texts included."""
 
     def turn(seed: int, max_tokens: int) -> int:
         drawn = engine.sample(requests, Sampling(k=k, max_tokens=max_tokens, seed=seed, stop=stop))
-        return sum(len(completion.ids) for of_problem in drawn for completion in of_problem)
+        return sum(len(completion.ids) for completions in drawn for completion in completions)
 
     return turn
 
@@ -134,7 +134,7 @@ def main() -> None:
         engine_args = {"enforce_eager": True, "max_model_len": options.max_model_len}
         engine, stop, required = VLLMEngine(policy, "fp32", engine_args=engine_args), STOP, options.require or 0.95
         peers = {"LLM.generate": bare_vllm(policy, requests, options.k, engine_args)}
-    turns = peers | {f"reasonrl, {options.engine}": ours(engine, requests, options.k, stop)}
+    turns = peers | {f"reasonrl, {options.engine}": own(engine, requests, options.k, stop)}
     for turn in turns.values():
         turn(0, 8)  # warms up
     if options.profile:
@@ -148,8 +148,8 @@ def main() -> None:
             tokens = turn(number, options.max_tokens)
             rates[name].append(tokens / (clock() - start))
     engine.close()
-    median = {name: statistics.median(of_name) for name, of_name in rates.items()}
-    ours_, theirs_ = median[f"reasonrl, {options.engine}"], max(median[peer] for peer in peers)
+    median = {name: statistics.median(by_turn) for name, by_turn in rates.items()}
+    own_rate, peer_rate = median[f"reasonrl, {options.engine}"], max(median[peer] for peer in peers)
     lengths = [len(request.prompt_ids) for request in requests]
     print(
         f"{options.problems} problems × {options.k}, prompts of {min(lengths)} to {max(lengths)} tokens, at most "
@@ -157,10 +157,10 @@ def main() -> None:
     )
     unit = "CPU second" if options.clock == "cpu" else "second"
     print(f"| engine | useful tokens a {unit} (median) | lowest | highest |\n| --- | --- | --- | --- |")
-    for name, of_name in rates.items():
-        print(f"| {name} | {median[name]:,.0f} | {min(of_name):,.0f} | {max(of_name):,.0f} |")
-    print(f"\nratio to the best of the peer's {ours_ / theirs_:.2f}, required {required}")
-    raise SystemExit(ours_ < required * theirs_)
+    for name, by_turn in rates.items():
+        print(f"| {name} | {median[name]:,.0f} | {min(by_turn):,.0f} | {max(by_turn):,.0f} |")
+    print(f"\nratio to the best of the peer's {own_rate / peer_rate:.2f}, required {required}")
+    raise SystemExit(own_rate < required * peer_rate)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. `cli` tells of an interruption; until it is imported this does."""
+    """Runs the command line. `cli` reports an interruption; until it is imported this does."""
     try:
         from reasonrl import cli
 

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 # Threads that spin while they wait slow a pipe of two torch stages tenfold on a small machine. OpenMP reads
 # this when torch is imported, which happens only inside a stage.
@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from reasonrl import __version__, console, options
+from reasonrl import console, options
 from reasonrl.errors import AlreadyDone, ReasonRLError
 from reasonrl.io import jsonl, provenance, streams
 from reasonrl.settings import StageSettings
@@ -36,27 +36,6 @@ STAGES: dict[str, Callable[[Any], None]] = {
 }
 
 
-def _print_version(is_given: bool) -> None:
-    if is_given:
-        print(f"reasonrl {__version__}")
-        raise typer.Exit
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", allow_from_autoenv=False, help="Print only warnings and errors on stderr.")
-]
-Debug = Annotated[bool, typer.Option("--debug", allow_from_autoenv=False, help="Show a traceback with an error.")]
-Version = Annotated[
-    bool,
-    typer.Option(
-        "--version",
-        callback=_print_version,
-        is_eager=True,
-        allow_from_autoenv=False,
-        help="Print the version and exit.",
-    ),
-]
-
 app = typer.Typer(
     name="reasonrl",
     help="Teach language models to reason with reinforcement learning: stages that read and write JSONL.",
@@ -69,7 +48,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root(version: Version = False) -> None:
+def _root(version: options.Version = False) -> None:
     pass
 
 
@@ -89,7 +68,7 @@ def _register(run: Callable[[Any], None]) -> None:
         provenance.hash_files.cache_clear()
         run(resolve(stage, options.given(context, values, stage), config, preset_of))
 
-    options.register(app, stage, command, inspect.getdoc(run) or "", quiet=Quiet, debug=Debug, version=Version)
+    options.register(app, stage, command, inspect.getdoc(run) or "")
 
 
 for _run in STAGES.values():
@@ -113,7 +92,7 @@ def run(arguments: list[str]) -> int:
         console.log(str(done))
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError) and streams.nobody_reads():  # `| head` has seen enough
+        if isinstance(error, BrokenPipeError) and streams.has_no_reader():  # `| head` has seen enough
             streams.silence_stdout()
             return 0
         if "--debug" in arguments:
@@ -148,6 +127,6 @@ def main() -> NoReturn:
     code = run(sys.argv[1:])
     try:
         streams.finish_stdout()
-    except OSError:  # already reported, or nobody reads it
+    except OSError:  # already reported, or there is no reader
         streams.silence_stdout()
     sys.exit(code)

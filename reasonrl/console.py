@@ -32,7 +32,7 @@ def error(message: str) -> None:
 
 
 def _line(message: str) -> None:
-    # A message is one line whatever a file name or a field holds; and a run does not fail because nobody listens.
+    # A message is one line whatever a file name or a field holds; and a run does not fail because stderr is closed.
     with suppress(OSError):
         print(f"{_stage}: {message}".replace("\n", " "), file=sys.stderr, flush=True)
 
@@ -56,7 +56,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def lines(rows: Sequence[tuple[Sequence[str], str]]) -> None:
-    """Columns of numbers, and text behind them that may be as long as it likes."""
+    """Columns of numbers, and after them text of any length."""
     if _quiet:
         return
     widths = [max(map(len, column)) for column in zip(*(numbers for numbers, _ in rows), strict=True)]

@@ -1,4 +1,4 @@
-"""Settings as command-line options: what Typer is told of them, how help shows them, how a line is parsed."""
+"""Settings as command-line options: how Typer gets them, how help shows them, how a line is parsed."""
 
 import inspect
 import os
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from reasonrl import __version__
 from reasonrl.errors import UsageError
 from reasonrl.settings.declare import GROUPS, Declared, StageSettings, declared
 from reasonrl.settings.resolve import Given, resolve
@@ -45,22 +46,22 @@ def signature(stage: type[StageSettings]) -> list[inspect.Parameter]:
 
 def given(context: typer.Context, values: Mapping[str, Any], stage: type[StageSettings]) -> dict[str, Given]:
     """Of the parser's values, those that somebody gave."""
-    found = {}
+    values_given = {}
     for name, one in declared(stage).items():
         if (value := values.get(name)) in (None, []):
             continue
         source = context.get_parameter_source(name)
         origin = "environment" if source and source.name == "ENVIRONMENT" else "command line"
-        found[name] = Given(tuple(value) if one.is_list else value, origin)
-    return found
+        values_given[name] = Given(tuple(value) if one.is_list else value, origin)
+    return values_given
 
 
 def parse(stage: type[StageSettings], arguments: Sequence[str], preset_of: Callable[[str], str]) -> StageSettings:
     """The settings of a command line, without running it. Raises UsageError where the stage's own parser complains."""
-    captured = {}
+    captured: list[StageSettings] = []
 
-    def command(context: typer.Context, **values: Any) -> None:
-        captured["settings"] = resolve(stage, given(context, values, stage), values.get("config"), preset_of)
+    def command(context: typer.Context, config: str | None, **values: Any) -> None:
+        captured.append(resolve(stage, given(context, values, stage), config, preset_of))
 
     app = typer.Typer(add_completion=False)
     register(app, stage, command, "")
@@ -72,27 +73,42 @@ def parse(stage: type[StageSettings], arguments: Sequence[str], preset_of: Calla
             parser.invoke(context)
     except ParserError as error:
         raise UsageError(f"{stage.STAGE}: {error.format_message()}") from None
-    return captured["settings"]
+    return captured[0]
 
 
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help=EVERY_STAGE[0][1])]
+def _print_version(is_given: bool) -> None:
+    if is_given:
+        print(f"reasonrl {__version__}")
+        raise typer.Exit
 
 
-def register(
-    app: typer.Typer, stage: type[StageSettings], command: Callable[..., None], help: str, **shared: Any
-) -> None:
-    """Adds a stage to an app. command: takes the context, `config`, the values of all settings, and those of `shared`,
-    which are flags that every stage has (name → annotation)."""
+def _switch(*flags: str, **more: Any) -> Any:
+    """A flag of every stage; it has no variable in the environment."""
+    return typer.Option(*flags, allow_from_autoenv=False, **more)
+
+
+Config = Annotated[str | None, _switch("--config", metavar="FILE", help=EVERY_STAGE[0][1])]
+Quiet = Annotated[bool, _switch("--quiet", "-q", help=EVERY_STAGE[1][1])]
+Debug = Annotated[bool, _switch("--debug", help=EVERY_STAGE[2][1])]
+Version = Annotated[bool, _switch("--version", callback=_print_version, is_eager=True, help=EVERY_STAGE[3][1])]
+
+
+def register(app: typer.Typer, stage: type[StageSettings], command: Callable[..., None], help: str) -> None:
+    """Adds a stage to an app. command: takes the context, the flags of every stage (`config`, `quiet`, `debug`,
+    `version`), and the values of the stage's settings."""
 
     def run(**values: Any) -> None:
         command(**values)
 
-    flag = lambda name, kind, default: inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [("config", Config, None), ("quiet", Quiet, False), ("debug", Debug, False), ("version", Version, False)]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("context", keyword, annotation=typer.Context),
+            *signature(stage),
+            *(inspect.Parameter(name, keyword, default=default, annotation=kind) for name, kind, default in shared),
+        ]
     )
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    extra = [flag("config", Config, None), *(flag(name, kind, False) for name, kind in shared.items())]
-    run.__signature__ = inspect.Signature([context, *signature(stage), *extra])
     run.__doc__ = help
     app.command(stage.STAGE, cls=_command_class(stage))(run)
 

@@ -11,7 +11,7 @@ from typing import Any
 from reasonrl.errors import UsageError
 
 PLAIN = "Question: {question}\nAnswer:\n"
-PLAIN_STOP = ("\nQuestion:",)  # a pretrained model goes on with the next question
+PLAIN_STOP = ("\nQuestion:",)  # a pretrained model continues with the next question
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ class PromptForm:
 
 
 def next_question(template: str) -> tuple[str, ...]:
-    """Where a pretrained model goes on with the next question: what stands before `{question}` on its line."""
+    """Where a pretrained model continues with the next question: what stands before `{question}` on its line."""
     before = template.partition("{question}")[0].rpartition("\n")[2].rstrip()
     return (f"\n{before}",) if before else ()

@@ -69,7 +69,7 @@ make() { # DIR RECIPE VARIABLE=VALUE…: what the recipe beside this trains with
 }
 
 # Where cells start from. They set: task; at, the directory of this task, start and seed; start, the first policy; extra,
-# records that Expert Iteration trains on besides its own; k, its samples a question; first, how the start is prompted
+# records that Expert Iteration trains on besides its own; k, its samples per question; first, how the start is prompted
 
 begin() { # TASK START
   task=$1 at=$RUNS/$1-$2/seed$seed first=
@@ -107,7 +107,7 @@ supervised() { # EPOCHS: $at/sftEPOCHS, fine-tuned on REFERENCES worked solution
 verifier() { # sets judge, which names it to a recipe: the one of the preset, or one that learns from samples of the start
   judge=(REASONRL_ORM="${orm:-$at/orm}")
   [ -z "$orm" ] || return 0
-  # By another seed than Expert Iteration's, whose first round would else be the very samples that the verifier learnt.
+  # By another seed than Expert Iteration's, whose first round would else be the very samples that the verifier learnt from.
   # shellcheck disable=SC2086
   once "$at/orm.samples.done" run sample --task "$task" --limit "$ORM_LIMIT" --k "$ORM_K" --model "$start" $first \
     --max-tokens "$MAX_TOKENS" --seed "$((seed + 1000))" --resume -o "$at/orm.samples.jsonl"

@@ -2,8 +2,8 @@
 # Expert Iteration (Havrilla et al. 2024, arXiv 2403.04642).
 #
 # Round i samples K solutions of each training question from the latest policy, keeps the correct ones, adds what the
-# rounds before kept (D_i = R_i ∪ D_(i-1), at most PER_QUESTION a question), and fine-tunes on D_i starting again from the base. Every file is named by
-# its round; a stopped run goes on where it stopped when the same line is given again.
+# rounds before kept (D_i = R_i ∪ D_(i-1), at most PER_QUESTION per question), and fine-tunes on D_i starting again from the
+# base. Every file is named by its round; a stopped run goes on where it stopped when the same line is given again.
 #
 #   OUT=runs/ei ROUNDS=2 recipes/expert_iteration.sh
 #   TASK=gsm8k BASE=./smollm2 K=4 LIMIT=1000 SFT="--lora-rank 8" OUT=runs/smollm2 recipes/expert_iteration.sh
@@ -14,14 +14,14 @@ set -euo pipefail
 : "${BASE:=tiny}"                   # each round is fine-tuned from these weights
 : "${START:=$BASE}"                 # round 1 samples from these (an SFT checkpoint, say)
 : "${ROUNDS:=2}"
-: "${K:=8}"                         # samples a question
+: "${K:=8}"                         # samples per question
 : "${LIMIT:=3000}"                  # training questions
 : "${TEMPERATURE:=1}"
 : "${MAX_TOKENS:=128}"
 : "${REWARD:=exact}"                # what is kept by: exact, or orm (a verifier, $REASONRL_ORM or the bundled one)
 : "${MIN_REWARD:=$([ "$REWARD" = exact ] && echo 1 || echo 0.5)}"
 : "${PER_QUESTION:=4}"              # different solutions kept of a question, so that easy ones do not drown hard ones
-: "${EXTRA:=}"                      # a file of more records to train on, reference solutions say
+: "${EXTRA:=}"                      # a file of more records to train on, such as reference solutions
 : "${FIRST:=}"                      # more flags for the sampling of round 1, such as --shots 4
 : "${SFT:=}"                        # more flags for sft
 : "${EVAL:=1}"                      # 0: train only, no evaluation and no report
@@ -52,7 +52,7 @@ kept=()
 flags=$FIRST
 for round in $(seq "$ROUNDS"); do
   at="$OUT/round$round"
-  # A seed a round: with one for all, the k-th sample of a question would meet the same random numbers in every round.
+  # A seed per round: with one for all, the k-th sample of a question would meet the same random numbers in every round.
   # shellcheck disable=SC2086
   sample --seed "$((SEED + 100 * (round - 1)))" --model "$policy" --limit "$LIMIT" --k "$K" --temperature "$TEMPERATURE" $flags -o "$at.samples.jsonl"
   run score "$at.samples.jsonl" "${reading[@]}" --reward "$REWARD" --resume -o "$at.scored.jsonl"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Different solutions a question, of EVAL_K samples, over the rounds of Expert Iteration, from both starts.
+# Different solutions per question, of EVAL_K samples, over the rounds of Expert Iteration, from both starts.
 . "$(dirname "$0")/cells.sh"
 
 if [ "$EVAL_PASS_LIMIT" = 0 ]; then

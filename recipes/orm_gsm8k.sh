@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An outcome reward model on real solutions: OpenAI's published GSM8K samples (2,640 of four GPT-3 models), by question
-# two thirds to train and one third to judge, against a baseline that sees no more than surface features.
+# two thirds to train and one third to evaluate on, against a baseline that sees no more than surface features.
 #
 #   recipes/smollm2.sh ./smollm2 && REASONRL_DATA=data MODEL=./smollm2 OUT=runs/orm-gsm8k recipes/orm_gsm8k.sh
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proximal policy optimisation (Havrilla et al. 2024, arXiv 2403.04642), or GRPO or RLOO in the same loop.
 #
-# One fused stage draws rollouts, judges them and learns; the base, the checkpoints on the way and the last one are
+# One stage draws rollouts, grades and scores them, and learns; the base, the checkpoints on the way and the last one are
 # evaluated against the number of samples drawn so far. A stopped run goes on when the same line is given again.
 #
 #   OUT=runs/ppo recipes/ppo.sh
@@ -14,13 +14,13 @@ set -euo pipefail
 : "${BASE:=tiny}"                   # the policy to start from, and the reference of the KL penalty
 : "${REWARD:=exact}"                # exact, dense, orm, FILE.py:FUNCTION; several with a space between: their sum
 : "${SAMPLES:=24576}"               # rollouts in all
-: "${BATCH:=512}"                   # rollouts an update
+: "${BATCH:=512}"                   # rollouts per update
 : "${KEEP:=16}"                     # updates between the checkpoints that are evaluated
 : "${PPO:=}"                        # more flags for ppo
 : "${NAME:=ppo}"                    # label of the results
 : "${EVAL:=1}"                      # 0: train only, no evaluation and no report
 : "${EVAL_BASE:=$EVAL}"             # 0: do not evaluate the base
-: "${EVAL_K:=96}"                   # samples a question, of the base and of the last checkpoint
+: "${EVAL_K:=96}"                   # samples per question, of the base and of the last checkpoint
 : "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}" "${PLAN:=}"
 export TASK MAX_TOKENS SEED REASONRL
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Return-conditioned RL (Havrilla et al. 2024, arXiv 2403.04642).
 #
-# Expert Iteration makes the policy that solutions are sampled from; its steps are labelled by what they lead to, and the
-# base is fine-tuned behind the labels. Evaluated are the base, that policy, and the result conditioned on good and on
-# bad steps. A stopped run goes on when the same line is given again.
+# Expert Iteration makes the policy that solutions are sampled from. Their steps are labelled by what they lead to, and
+# the base is fine-tuned on the solutions with a label before each step. Evaluated are the base, that policy, and the
+# result conditioned on good and on bad steps. A stopped run goes on when the same line is given again.
 #
 #   OUT=runs/rcrl recipes/rcrl.sh
 #   POLICY=runs/expert-iteration/round2 RCRL="--k 16 --labels tokens" OUT=runs/rcrl-tokens recipes/rcrl.sh
@@ -16,14 +16,14 @@ set -euo pipefail
 : "${POLICY:=}"                     # solutions are sampled from this; without it, from Expert Iteration's last round
 : "${ROUNDS:=1}"                    # of Expert Iteration, in $OUT/ei
 : "${LIMIT:=1500}"                  # training questions whose solutions are labelled
-: "${SOLUTIONS:=4}"                 # solutions a question
+: "${SOLUTIONS:=4}"                 # solutions per question
 : "${K:=8}"                         # completions of each prefix
 : "${RCRL:=}"                       # more flags for rcrl
 : "${NAME:=rcrl}"                   # label of the results
 : "${EVAL_BASE:=1}"                 # 0: do not evaluate the base
 : "${EVAL_POLICY:=1}"               # 0: nor the policy that solutions are sampled from
 : "${EVAL_K:=96}" "${EVAL_REWARD:=orm}" # with the outcome reward model there is rerank@k
-: "${BAD_K:=8}"                     # samples a question behind bad labels
+: "${BAD_K:=8}"                     # samples per question with bad labels
 : "${MAX_TOKENS:=128}" "${SEED:=0}" "${REASONRL:=reasonrl}"
 export TASK MAX_TOKENS SEED REASONRL EVAL_K EVAL_REWARD
 

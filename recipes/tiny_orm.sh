@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The bundled outcome reward model `tiny-orm`: recipes/tiny_orm.sh DIR (about two hours on one core)
 #
-# A verifier should know more than the policy that it judges: it starts from a model like `tiny` of twice the depth, pretrained
-# on right solutions only, learns from samples of `tiny`, and goes on writing right solutions meanwhile. Kept in fp16.
+# A verifier should know more than the policy whose solutions it scores: it starts from a model like `tiny` of twice the
+# depth, pretrained on right solutions only, learns from samples of `tiny`, and meanwhile goes on learning to write right
+# solutions. Kept in fp16.
 #
 # With QUALITY=1 it is measured on mini/test: maj@1, and at two temperatures maj@96, pass@96 and rerank@96, with intervals.
 set -euo pipefail

@@ -21,4 +21,7 @@ def spelling_policy(letters="ab", extra=(), seed=0, tied=False, spare=0):
         vocab_size=len(vocabulary) + spare, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, initializer_range=0.5, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=None,
     )  # fmt: skip
-    return LanguageModel("letters", "nowhere", tokenizer, LlamaForCausalLM(config).eval(), eos_ids={0}, context=128)
+    return LanguageModel(
+        name="letters", directory="nowhere", tokenizer=tokenizer, model=LlamaForCausalLM(config).eval(), eos_ids={0},
+        context=128,
+    )  # fmt: skip

@@ -11,7 +11,10 @@ import sys
 import pytest
 from conftest import lines, sample_record
 
-from reasonrl import cli
+from reasonrl import cli, options
+from reasonrl.settings import STAGES
+from reasonrl.settings.declare import declared
+from reasonrl.settings.resolve import resolve
 
 HEAVY = {"torch", "transformers", "numpy", "matplotlib", "rich", "accelerate", "peft", "datasets", "zstandard"}
 SCORED = lines(*(sample_record(n, correct=n % 2 == 0, extracted=str(n)) for n in range(8)))
@@ -82,13 +85,15 @@ def test_every_help_explains_every_option_and_has_examples(sh, stage):
         re.search(rf"Examples:\n +(.*\| )?reasonrl {stage}\b", text)
         or f"reasonrl {stage}" in text.split("Examples:")[1]
     )
-    for heading in ("Arguments", "Options"):
-        section = re.search(rf"^{heading}:\n((?:  .*\n?)+)", text, re.MULTILINE)
-        entries = re.split(r"\n(?=  \S)", section[1]) if section else []
-        for entry in entries:
-            words = re.split(r"\s{2,}", entry.strip())
-            assert len(words) > 1 and len(words[1]) > 4, f"no help: {entry}"
-            assert entry.rstrip().endswith((".", "]")), f"not a sentence: {entry}"
+    sections = dict(re.findall(r"^(\w[\w ]*):\n((?:  .*\n?)+)", text, re.MULTILINE))
+    assert {"Output", "Every stage"} <= sections.keys()
+    entries = [entry.strip() for section in sections.values() for entry in re.split(r"\n(?=  \S)", section)]
+    for entry in entries:
+        words = re.split(r"\s{2,}", entry)
+        assert len(words) > 1 and len(words[1]) > 4, f"no help: {entry}"
+        assert entry.endswith((".", "]")), f"not a sentence: {entry}"
+    explained = {flag for entry in entries for flag in re.findall(r"(?<![\w-])--?[a-z][\w-]*", entry.split("  ")[0])}
+    assert explained >= {flag for one in declared(STAGES[stage]).values() for flag in one.flags}
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -100,14 +105,14 @@ def test_the_list_of_stages_is_not_cut_off(sh):
 
 @pytest.mark.parametrize("stage", cli.STAGES)
 def test_values_have_names_that_a_person_would_use(sh, stage):
-    text = sh(f"reasonrl {stage} --help").out.decode().split("Options:")[1]
+    text = sh(f"reasonrl {stage} --help").out.decode().split("Examples:")[1]
     assert not re.search(r"^  -.*<(int|float|str|list)\b|(INTEGER|FLOAT|TEXT) (RANGE|\.\.\.)", text, re.M), text
 
 
 def test_every_example_in_a_help_parses():
     """Each `reasonrl …` in the examples is a command line that its stage accepts, as far as flags go."""
     app = cli.typer.main.get_command(cli.app)
-    found = 0
+    parsed = 0
     for stage in cli.STAGES:
         examples = app.commands[stage].help.split("Examples:")[1]
         for words in re.findall(r"reasonrl (\w+)((?: (?:'[^']*'|[^|&)>\n'])+)*)", examples):
@@ -118,9 +123,10 @@ def test_every_example_in_a_help_parses():
                 check=True,
             ).stdout.split("\0")[:-1]
             command = app.commands[words[0]]
-            command.make_context(words[0], arguments, resilient_parsing=False)
-            found += 1
-    assert found >= 2 * len(cli.STAGES)
+            context = command.make_context(words[0], arguments, resilient_parsing=False)
+            resolve(STAGES[words[0]], options.given(context, context.params, STAGES[words[0]]))
+            parsed += 1
+    assert parsed >= 2 * len(cli.STAGES)
 
 
 def test_shared_flags_mean_the_same_everywhere():
@@ -203,23 +209,23 @@ def test_quiet_leaves_only_warnings_and_errors(sh):
 
 def on_terminal(command: str, environment: dict, cwd) -> bytes:
     """What a terminal shows of a command's stderr; its stdout goes to a file."""
-    ours, theirs = pty.openpty()
+    shown_by, terminal = pty.openpty()
     process = subprocess.Popen(
         ["bash", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=theirs,
+        stderr=terminal,
         env=environment,
         cwd=cwd,
     )
-    os.close(theirs)
+    os.close(terminal)
     shown = b""
     try:
-        while piece := os.read(ours, 65536):
+        while piece := os.read(shown_by, 65536):
             shown += piece
     except OSError:  # Linux says so when the other end is closed
         pass
-    os.close(ours)
+    os.close(shown_by)
     assert process.wait() == 0
     return shown
 
@@ -247,4 +253,4 @@ def test_progress_is_for_terminals(environment, tmp_path):
 
 def test_help_in_any_locale(sh):
     for variables in ({"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}):
-        assert sh("reasonrl filter --help", **variables).code == 0, "its ∪ cannot be said in ASCII"
+        assert sh("reasonrl filter --help", **variables).code == 0, "ASCII has no ∪"

@@ -2,7 +2,7 @@ r"""Reading the final answer of a solution, and comparing answers as numbers.
 
 A *marked* answer follows `####`, `A:` at the start of a line, `\boxed{`, or "the answer is" (also "answer:"). Where
 several are marked the last one that holds a number counts: 7 of `#### 3 + 4 = 7` and of `#### 7. Check: 7 - 4 = 3`.
-Nothing behind the closing brace of a box is read, and a heading (`#### Step 3: …`) marks nothing. The strict reading
+Nothing after the closing brace of a box is read, and a heading (`#### Step 3: …`) marks nothing. The strict reading
 wants a marked answer. The flexible one falls back to the last number of the text, which a model can game, and which is
 why both verdicts stand in a scored record.
 
@@ -65,12 +65,12 @@ def extract(text: str, flexible: bool = False) -> str | None:
             continue
         if mark[0] == "\\boxed{":
             end = _end_of_box(text, place)
-        found = _ALONE.match(text, place, end) or _AFTER_MARK.match(text, place, end)
-        if found and (answer := _read(found)) is not None:
+        number = _ALONE.match(text, place, end) or _AFTER_MARK.match(text, place, end)
+        if number and (answer := _read(number)) is not None:
             return answer
     if flexible:
-        for found in reversed(list(_ANY.finditer(text))):
-            if (answer := _read(found)) is not None:
+        for number in reversed(list(_ANY.finditer(text))):
+            if (answer := _read(number)) is not None:
                 return answer
     return None
 
@@ -79,20 +79,20 @@ def extract(text: str, flexible: bool = False) -> str | None:
 def canonical(answer: str) -> str | None:
     """A bare answer, such as a problem's `answer` field, in canonical form; None if it is not one number and words.
 
-    `2\\sqrt{3}`, `(2, 7)` and `x^2 + 5` begin with a number and are none: whoever takes it for the answer finds wrong
-    solutions right.
+    `2\\sqrt{3}`, `(2, 7)` and `x^2 + 5` begin with a number and are none: taking it for the answer would grade
+    wrong solutions as right.
     """
-    found = _BARE.match(answer) or _ANY.search(answer)
-    if not found or _MORE_THAN_A_NUMBER.search(answer[: found.start()] + " " + answer[found.end() :]):
+    number = _BARE.match(answer) or _ANY.search(answer)
+    if not number or _MORE_THAN_A_NUMBER.search(answer[: number.start()] + " " + answer[number.end() :]):
         return None
-    return _read(found)
+    return _read(number)
 
 
 def spelled(answer: str) -> str:
     """An answer that need not be a number: one that is a number and nothing else in canonical form, others stripped."""
     answer = answer.strip()
-    found = _ANY.fullmatch(answer)
-    return (_read(found) if found else None) or answer
+    number = _ANY.fullmatch(answer)
+    return (_read(number) if number else None) or answer
 
 
 def _end_of_box(text: str, start: int) -> int:
@@ -105,10 +105,10 @@ def _end_of_box(text: str, start: int) -> int:
     return len(text)
 
 
-def _read(found: re.Match) -> str | None:
+def _read(number: re.Match) -> str | None:
     """The canonical spelling of a number that `_NUMBER` found; None if it divides by zero or is absurdly long."""
-    part = found.groupdict()
-    if len(found[0]) > MAX_DIGITS + 40:
+    part = number.groupdict()
+    if len(number[0]) > MAX_DIGITS + 40:
         return None
     top, bottom = part["top"] or part["t"], part["bottom"] or part["b"]
     try:

@@ -14,8 +14,8 @@ def chain(solution: str) -> str:
     "Ann has 3 * 4 = 12 pens.\\n#### 12" → "3*4=12". A solution without equations is its own chain. So is one in which a
     unit hides an operation ("9 boxes * 4 = 36" has the equation "4=36"): different work may look like it.
     """
-    found = _EQUATION.findall(solution)
-    if not found or not all(_OPERATOR.search(left) for left, _ in found):
+    equations = _EQUATION.findall(solution)
+    if not equations or not all(_OPERATOR.search(left) for left, _ in equations):
         return solution.strip()
-    found = [f"{left}={right.rstrip('.')}" for left, right in found]
-    return _NOISE.sub("", ";".join(found)).replace("x", "*").replace("×", "*").replace("÷", "/")
+    chain = ";".join(f"{left}={right.rstrip('.')}" for left, right in equations)
+    return _NOISE.sub("", chain).replace("x", "*").replace("×", "*").replace("÷", "/")

@@ -52,7 +52,7 @@ class Unzstd:
             except self._error as error:
                 raise ReasonRLError(f"{self._file.name}: broken zstd file ({error})") from None
             self._left = self._frame.unused_data
-            if self._frame.eof:  # a file may hold several frames, one behind the other
+            if self._frame.eof:  # a file may hold several frames, one after the other
                 self._frame = None
             if text:
                 return text

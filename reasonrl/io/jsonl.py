@@ -110,7 +110,7 @@ def _open_input(path: str) -> BinaryIO:
 
 
 class BadLines:
-    """What to do with a line that cannot be used: fail with its place, or count it, set it aside and go on.
+    """What to do with a line that cannot be used: fail with its place, or count it, set it aside and continue.
 
     Raises UsageError if `rejects` is one of the files in `used`, which it would overwrite.
     """
@@ -302,7 +302,7 @@ def _is_stream(path: str) -> bool:
 
 
 class Log:
-    """Records appended to a file while a run goes on, each on disk before the next. `keep` cuts it back first."""
+    """Records appended to a file during a run, each on disk before the next. `keep` cuts it back first."""
 
     def __init__(self, path: str | Path, keep: Callable[[Record], bool] = lambda record: True):
         path = Path(path)
@@ -332,14 +332,14 @@ def check_free(path: str, *, force: bool, resume: bool) -> None:
     if os.path.exists(path) and not resume:
         raise UsageError(f"{path} exists; --resume keeps it, --force overwrites it")
     if os.path.exists(partial) and not resume:
-        raise UsageError(f"{partial} exists; --resume goes on from it, --force starts again")
+        raise UsageError(f"{partial} exists; --resume continues from it, --force starts again")
     # Both are there when a run with --force was interrupted: then the unfinished one is what is wanted.
     if os.path.exists(path) and not os.path.exists(partial):
         raise AlreadyDone(f"{path} is complete")
 
 
 def _cut_to_whole_lines(path: str) -> int:
-    """Truncates the file behind its last newline. Returns the number of lines left."""
+    """Truncates the file after its last newline. Returns the number of lines left."""
     count = end = 0
     with open(path, "rb+") as stream:
         position = 0

@@ -141,10 +141,10 @@ class Run:
             )
         for path, digest in described.get("sources", {}).items() if going_on else ():
             if path in self._named():  # the stage itself says it best where one is gone
-                found = hash_files(path) if os.path.exists(path) else digest
+                digest_now = hash_files(path) if os.path.exists(path) else digest
             else:
-                found = self.read.get(path, digest)  # nothing, as long as nothing has been read
-            if found != digest:
+                digest_now = self.read.get(path, digest)  # nothing, as long as nothing has been read
+            if digest_now != digest:
                 raise UsageError(f"{where}: did the input change? {path} is not what it was then; --force starts again")
 
     def check_stdin(self, path: str) -> None:
@@ -237,7 +237,9 @@ def open_output(run: Run, path: str | None = None, *, replay: bool = True) -> It
     except BaseException as error:
         if isinstance(error, OSError) and error.errno in jsonl.FULL and not error.filename and out.path != "-":
             error.filename = path
-        with suppress(OSError, ValueError):  # the disk may be what failed, or the file closed: the first error is told
+        with suppress(
+            OSError, ValueError
+        ):  # the disk may be what failed, or the file closed: the first error is reported
             out.close()
         with suppress(OSError):
             if out.is_untouched():

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr as the shell gives them to us: pipes that may be idle, closed, or read by nobody."""
+"""stdin, stdout and stderr as the shell gives them to us: pipes that may be idle, closed, or without a reader."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ def stdin_is_data() -> bool:
 
 
 def stdin_is_idle(seconds: float = 0.05) -> bool:
-    """Whether nothing comes in for a moment: whoever writes to us is busy, or waits for us."""
+    """Whether nothing comes in for a moment: the writer is busy, or waits for us."""
     return not select.select([sys.stdin.buffer], [], [], seconds)[0]
 
 
@@ -32,7 +32,7 @@ def secure_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")
 
 
-def nobody_reads() -> bool:
+def has_no_reader() -> bool:
     """Whether stdout or stderr is a pipe whose reader has gone."""
     poll = select.poll()
     for descriptor in (1, 2):

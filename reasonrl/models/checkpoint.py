@@ -69,7 +69,7 @@ class Checkpoint:
         if _is_taken(self.path):
             raise UsageError(f"{output} exists; --resume keeps a finished checkpoint, --force overwrites it")
         if self.has_state and not resume:
-            raise UsageError(f"{self.partial} exists; --resume goes on from it, --force starts again")
+            raise UsageError(f"{self.partial} exists; --resume continues from it, --force starts again")
         if self.has_state:
             run.check_same(jsonl.read_json(self.partial / "run.json"), str(self.partial), going_on=True)
 
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def has_state(self) -> bool:
-        """Whether an interrupted run left something to go on from, or all but the name."""
+        """Whether an interrupted run left something to continue from, or all but the name."""
         states = (f"{name}/position.json" for name in (STATE, NEW_STATE))
         return any((self.partial / name).exists() for name in (*states, LABELLED, f"{LABELLED}.partial", MARKER))
 
@@ -129,7 +129,7 @@ class Checkpoint:
             file.unlink(missing_ok=True)
         _rename(self.partial, self.path)
 
-    # Checkpoints of a run that goes on
+    # Checkpoints of a run that is not at its end
 
     def write_snapshot(self, save: Callable[[Path], None], about: dict[str, Any]) -> None:
         """Replaces the snapshot by what `save` puts into a directory."""

@@ -1,6 +1,6 @@
 """The labels of a return-conditioned policy: what they say, and where among a completion's tokens they stand.
 
-A label tells the policy, before each step, what return is wanted of it. Labels are read and never learnt or drawn:
+A label tells the policy, before each step, which return it should reach. Labels are read, never learned or drawn:
 training and sampling both put them in with `interleave`, at the places that `step_starts` finds in the bare completion.
 """
 

@@ -22,9 +22,13 @@ def prompt_form(settings: PromptSettings, *directories: str) -> PromptForm:
 
 
 def remembered(settings: PromptSettings, *directories: str) -> PromptForm:
+    """The form of a model in one of the directories, else that of the task, else `plain`."""
     forms = (checkpoint.prompt_form(directory) for directory in directories)
-    found = next((form for form in forms if form), None)
-    return found or user_file.prompt_form(getattr(settings, "task", None)) or PromptForm()
+    return (
+        next((form for form in forms if form), None)
+        or user_file.prompt_form(getattr(settings, "task", None))
+        or PromptForm()
+    )
 
 
 def named(name: str) -> PromptForm:

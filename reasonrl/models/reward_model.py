@@ -67,7 +67,7 @@ def new_reward_model(
     as it is.
 
     The head starts at zero, so that every probability starts at one half. An adapter is merged into its base. writes:
-    it will go on learning to write solutions, which not every kind of model can here (`check_output_layer`).
+    it will continue to learn to write solutions, which not every kind of model can here (`check_output_layer`).
     """
     if is_reward_model(locate(name)):
         return load_reward_model(name, device=device, dtype=dtype, attn=attn)
@@ -96,12 +96,12 @@ def _under_new_head(start: LanguageModel, attn: str | None) -> PreTrainedModel:
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that makes the logit; under an adapter, the copy of it that learns."""
-    found = [
+    heads = [
         layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and layer.out_features == 1 and layer.bias is not None and "lora_" not in name
     ]
-    return found[-1]
+    return heads[-1]
 
 
 def _one_logit(config: PreTrainedConfig) -> None:

@@ -15,7 +15,7 @@ FORWARD_LAUNCH, LEARN_LAUNCH = 0.0025, 0.0065
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured tokens a second, and the seconds until the first one.
+    """Measured tokens per second, and the seconds until the first one.
 
     generate: drawn one by one, at temperature 1; cooler: the same at other temperatures; greedy: at 0. read: through a
     forward pass. learn: through forward and backward, padding included. verifier: the same for an ORM. rollout,

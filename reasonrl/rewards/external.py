@@ -26,7 +26,7 @@ from reasonrl.io import jsonl, streams
 from reasonrl.io.records import Record
 from reasonrl.rewards.base import Reward, RewardFailed, RewardResult
 
-GLANCE = 0.2  # seconds between looks at a running program: does it go on, does it print without end
+GLANCE = 0.2  # seconds between checks of a running program: has it ended, does it print too much
 
 
 def number(value: Any, index: int) -> float:
@@ -51,7 +51,7 @@ class Program:
         self.command, self.timeout = command, timeout
 
     def __call__(self, records: Sequence[Record]) -> list[float]:
-        """One number a record. Raises RewardFailed."""
+        """One number per record. Raises RewardFailed."""
         with tempfile.TemporaryFile() as lines:  # a file, not a pipe: neither side can block the other
             lines.writelines(jsonl.dumps(record) + b"\n" for record in records)
             lines.seek(0)
@@ -119,7 +119,7 @@ class Function:
         self._start()
 
     def __call__(self, records: Sequence[Record]) -> list[float]:
-        """One number a record. Raises RewardFailed."""
+        """One number per record. Raises RewardFailed."""
         try:
             return self._ask(records)
         except RewardFailed as failure:

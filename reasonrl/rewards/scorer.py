@@ -98,7 +98,8 @@ class RewardScorer:
     def flush(self) -> Iterator[tuple[Pending, Score]]:
         """Scores what is pending, in the order in which it came. Raises ReasonRLError, with the place, where a reward
         fails."""
-        batch, self._pending, self._filled = self._pending, [], [0] * len(self.rewards)
+        batch = self._pending
+        self._drop_pending()
         if not batch:
             return
         results = [self._results(number, batch) for number in range(len(self.rewards))]
@@ -112,12 +113,16 @@ class RewardScorer:
         Raises ReasonRLError, with the sample's id, where a reward cannot score it or fails.
         """
         scores: list[Score] = []
-        for record in graded:
-            prepared = [_at(record, self._prepare_or_warn, reward, record) for reward in self.rewards]
-            self.add(Pending(record, record["id"], prepared))
-            if self.is_full:
-                scores += [score for _, score in self.flush()]
-        return scores + [score for _, score in self.flush()]
+        try:
+            for record in graded:
+                prepared = [_at(record, self._prepare_or_warn, reward, record) for reward in self.rewards]
+                self.add(Pending(record, record["id"], prepared))
+                if self.is_full:
+                    scores += [score for _, score in self.flush()]
+            return scores + [score for _, score in self.flush()]
+        except BaseException:
+            self._drop_pending()  # they would come out of the next call
+            raise
 
     def grade_all(self, records: Sequence[Record]) -> list[verdict.Verdict | None]:
         """`grade` of each; an error says which one by its id."""
@@ -142,6 +147,9 @@ class RewardScorer:
     def close(self) -> None:
         for reward in self.rewards:
             reward.close()
+
+    def _drop_pending(self) -> None:
+        self._pending, self._filled = [], [0] * len(self.rewards)
 
     def _prepare_or_warn(self, reward: Reward, record: Record) -> Any:
         try:

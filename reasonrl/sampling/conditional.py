@@ -1,6 +1,6 @@
 """Completions of a return-conditioned policy, from any engine: a step at a time, the label put before each.
 
-The engine draws up to a newline; where that ends a step, the next turn's prompt goes on behind a label. Labels are in
+The engine draws up to a newline; where that ends a step, the next turn's prompt continues after a label. Labels are in
 what the policy reads only: ids, text and log-probabilities of a completion are those of the steps. Should the policy
 draw a label itself, what it drew is cut before it and drawn again, which is drawing with labels ruled out.
 """
@@ -43,8 +43,8 @@ class Conditional:
         for part in batched(requests, max(1, ROWS // sampling.k)):
             lines = [[_Line(request, k) for k in range(sampling.k)] for request in part]
             self._draw(lines, sampling)
-            for of_request in lines:
-                yield [self._completion(line, sampling) for line in of_request]
+            for samples in lines:
+                yield [self._completion(line, sampling) for line in samples]
 
     def close(self) -> None:
         self.engine.close()
@@ -52,22 +52,22 @@ class Conditional:
     def _draw(self, lines: list[list[_Line]], sampling: Sampling) -> None:
         """All turns of the requests' completions."""
         by_line = replace(sampling, stop=(*sampling.stop, "\n"))
-        first = self.engine.sample((self._asked(of[0], of[0].request.id) for of in lines), by_line)
-        for of_request, drawn in zip(lines, first, strict=True):
-            for line, completion in zip(of_request, drawn, strict=True):
+        first = self.engine.sample((self._request(samples[0], samples[0].request.id) for samples in lines), by_line)
+        for samples, completions in zip(lines, first, strict=True):
+            for line, completion in zip(samples, completions, strict=True):
                 self._add(line, completion, sampling)
-        turn, everyone = 0, [line for of_request in lines for line in of_request]
+        turn, everyone = 0, [line for samples in lines for line in samples]
         while live := [line for line in everyone if not line.finish]:
             turn += 1
             remaining = sampling.max_tokens - min(len(line.ids) for line in live)
-            asked = (self._asked(line, f"{line.request.id}#{line.k}.{turn}") for line in live)
-            turns = self.engine.sample(asked, replace(by_line, k=1, max_tokens=remaining))
+            requests = (self._request(line, f"{line.request.id}#{line.k}.{turn}") for line in live)
+            turns = self.engine.sample(requests, replace(by_line, k=1, max_tokens=remaining))
             for line, (completion,) in zip(live, turns, strict=True):
                 self._add(line, completion, sampling)
                 if turn > 2 * sampling.max_tokens and not line.finish:  # a policy that draws labels and little else
                     line.finish = "length"
 
-    def _asked(self, line: _Line, name: str) -> Request:
+    def _request(self, line: _Line, name: str) -> Request:
         return Request(name, line.request.prompt_ids + self._labelled(line.ids))
 
     def _labelled(self, ids: list[int]) -> list[int]:
@@ -102,7 +102,7 @@ class Conditional:
         return len(ids)
 
     def _trim(self, line: _Line, stop: tuple[str, ...]) -> bool:
-        """Whether a stop string is there, which may have begun a turn ago; ids behind its end are dropped."""
+        """Whether a stop string is there, which may have begun a turn ago; ids after its end are dropped."""
         has_stop = lambda ids: any(text in self.policy.decode([ids])[0] for text in stop)
         if not has_stop(line.ids):
             return False

@@ -29,10 +29,8 @@ from reasonrl.models.language_model import ModelTokenizer, is_adapter
 from reasonrl.sampling.ordered import in_order
 from reasonrl.sampling.types import Completion, Request, Sampling, cut_at_stop
 
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    30.0,
-)  # seconds between tries: doubled each time, and shortened at random by up to half
+# Seconds between tries: doubled each time, and shortened at random by up to half.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 OTHER_DISTRIBUTION = 0.1  # nats by which log-probabilities at two temperatures may differ and still be the same
 # Beyond the protocol, and understood by vLLM and SGLang: whole ids, and none of the server's own ideas of sampling.
 EXTENSIONS = {
@@ -137,11 +135,11 @@ class OpenAIEngine:
             text = self.policy.decode([ids])[0]
         finish = "length"
         if choice.get("finish_reason") != "length":
-            told = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]  # of vLLM, of SGLang
-            if told:  # a stop string; an EOS is told as null or as its id
-                by_text = any(isinstance(reason, str) for reason in told)
+            reasons = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]  # vLLM's, SGLang's
+            if reasons:  # a stop string is text; an EOS is null or its id
+                by_text = any(isinstance(reason, str) for reason in reasons)
             else:
-                by_text = ids[-1:] and ids[-1] not in self.policy.eos_ids and sampling.stop
+                by_text = bool(ids and ids[-1] not in self.policy.eos_ids and sampling.stop)
             finish = "stop" if by_text else "eos"
             # Servers differ in whether the ids end with the EOS that ended them; ours always do.
             if finish == "eos" and not (ids and ids[-1] in self.policy.eos_ids):
@@ -194,7 +192,7 @@ class OpenAIEngine:
         )
 
     def _served_model(self) -> str:
-        """The server's name for the policy, from its list of models. Raises UsageError where that cannot be told."""
+        """The server's name for the policy, from its list of models. Raises UsageError where that is not certain."""
         try:
             served = self._retried("GET", "/models", None, min(self.retries, 3)).get("data", [])
         except _Refused as refusal:
@@ -350,10 +348,10 @@ def _reason(error: Exception) -> str:
 def _message(text: bytes) -> str:
     """What a server says in an error's body, in one line; "" if it says nothing that can be read."""
     with suppress(ValueError, AttributeError, TypeError):
-        said = json.loads(text)
-        said = said.get("error", said)
-        said = said.get("message", said) if isinstance(said, dict) else said
-        return " ".join(str(said).split())[:300]
+        body = json.loads(text)
+        body = body.get("error", body)
+        body = body.get("message", body) if isinstance(body, dict) else body
+        return " ".join(str(body).split())[:300]
     return ""
 
 

@@ -40,7 +40,7 @@ def in_order(
             if not future.done():
                 future.cancel()
             elif not future.cancelled():
-                future.exception()  # seen: asyncio complains of errors that nobody looked at
+                future.exception()  # asyncio warns of errors that were never retrieved
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -36,7 +36,7 @@ class Completion:
     """What one draw gave.
 
     ids: every generated token, EOS and the tokens of a stop string included. text: without EOS, cut at the stop
-    string. logprobs: one a token, in nats, of the model at temperature 1; None where the engine cannot say.
+    string. logprobs: one per token, in nats, of the model at temperature 1; None where the engine does not give them.
     finish: "eos", "stop" or "length".
     """
 
@@ -71,16 +71,16 @@ OF_SAMPLES = frozenset({
 
 
 def to_record(
-    problem: Record, k: int, asked: Record, completion: Completion, fixed: Record, logprobs: bool = False
+    problem: Record, k: int, prompt: Record, completion: Completion, common: Record, logprobs: bool = False
 ) -> Record:
-    """The sample record of a problem's k-th completion. asked: what stands in the prompt's fields. fixed: the fields
-    that all samples of a run have in common.
+    """The sample record of a problem's k-th completion. prompt: the prompt's fields. common: those that all
+    samples of a run have in common.
 
-    A problem that is itself a sample leaves behind what was said of its completion; one that is none keeps all fields.
+    A problem that is itself a sample loses what was recorded of its completion; one that is none keeps all fields.
     """
     if "completion" in problem:
         problem = {name: value for name, value in problem.items() if name not in OF_SAMPLES}
-    record = {**problem, "k": k, **asked}
+    record = {**problem, "k": k, **prompt}
     record |= {
         "completion": completion.text,
         "completion_ids": completion.ids,
@@ -89,4 +89,4 @@ def to_record(
     }
     if logprobs:
         record["logprobs"] = completion.logprobs
-    return record | fixed
+    return record | common

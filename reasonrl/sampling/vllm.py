@@ -128,7 +128,7 @@ class VLLMEngine:
 
 
 def _arguments(policy: ModelTokenizer, dtype: str, seed: int) -> dict[str, Any]:
-    """What reasonrl itself asks of vLLM; `--engine-arg` goes on top."""
+    """The arguments that reasonrl itself sets; those of `--engine-arg` override them."""
     from vllm.platforms import current_platform
 
     own = "float32" if current_platform.is_cpu() else "auto"

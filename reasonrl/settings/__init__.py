@@ -5,10 +5,10 @@ planner all read these declarations. Never imports torch, nor anything of the pa
 """
 
 from reasonrl.settings.declare import StageSettings
-from reasonrl.settings.files import DataSettings, EvalSettings, FilterSettings, ReportSettings, ScoreSettings
+from reasonrl.settings.pipelines import DemoSettings, PlanSettings
+from reasonrl.settings.records import DataSettings, EvalSettings, FilterSettings, ReportSettings, ScoreSettings
 from reasonrl.settings.sampling import SampleSettings
 from reasonrl.settings.trainers import OrmSettings, PpoSettings, RcrlSettings, SftSettings
-from reasonrl.settings.whole import DemoSettings, PlanSettings
 
 STAGES: dict[str, type[StageSettings]] = {
     settings.STAGE: settings

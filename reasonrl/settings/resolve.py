@@ -69,7 +69,7 @@ def from_config(stage: type[StageSettings], file: str) -> dict[str, Given]:
     names = {flag.lstrip("-"): name for name, one in known.items() for flag in one.flags} | {
         name: name for name in known
     }
-    found = {}
+    read = {}
     for key, value in pairs.items():
         if key not in names:
             near = difflib.get_close_matches(key, names, 1)
@@ -77,11 +77,11 @@ def from_config(stage: type[StageSettings], file: str) -> dict[str, Given]:
             raise UsageError(f"--config {file}: {stage.STAGE} has no setting {key!r}{hint}")
         one = known[names[key]]
         try:
-            found[one.name] = Given(typed(one, value), file)
-            one.check(found[one.name].value)
+            read[one.name] = Given(typed(one, value), file)
+            one.check(read[one.name].value)
         except UsageError as error:
             raise UsageError(f"--config {file}: {error}") from None
-    return found
+    return read
 
 
 WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

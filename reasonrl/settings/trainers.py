@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from reasonrl.errors import UsageError
 from reasonrl.settings.declare import PRESET, argument, setting
-from reasonrl.settings.files import FILES
+from reasonrl.settings.records import FILES
 from reasonrl.settings.shared import (
     ModelSettings,
     ProblemSettings,

@@ -33,14 +33,15 @@ class Exemplars:
         """What the model reads: the exemplars in the form of the prompt, then the question."""
         shown = self.of(problem)
         if form.template is not None:
-            before = "".join(f"{form.render(of['question'])}{of['reference']}{BETWEEN}" for of in shown)
+            examples = ((form.render(exemplar["question"]), exemplar["reference"]) for exemplar in shown)
+            before = "".join(f"{question}{reference}{BETWEEN}" for question, reference in examples)
             return before + form.render(problem["question"])
         if not getattr(tokenizer, "chat_template", None):
             return form.render(problem["question"], tokenizer)  # complains
         messages = []
-        for of in shown:
-            messages.append({"role": "user", "content": of["question"]})
-            messages.append({"role": "assistant", "content": of["reference"]})
+        for exemplar in shown:
+            messages.append({"role": "user", "content": exemplar["question"]})
+            messages.append({"role": "assistant", "content": exemplar["reference"]})
         messages.append({"role": "user", "content": problem["question"]})
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
@@ -48,7 +49,7 @@ class Exemplars:
         """Identifies form and exemplars in a record, whose `prompt` holds neither."""
         if not self.count:
             return form.hash
-        shown = [(of["question"], of["reference"]) for of in self.of(problem)]
+        shown = [(exemplar["question"], exemplar["reference"]) for exemplar in self.of(problem)]
         return hashlib.sha256(repr((form.hash, shown)).encode()).hexdigest()[:12]
 
 

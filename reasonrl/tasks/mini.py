@@ -1,7 +1,7 @@
 """The task `mini`: a seeded, endless supply of small word problems in GSM8K's form.
 
 A story is a chain of moves: a start, up to two turns, and an end that asks. `mini_scripts.py` holds the
-moves as text and explains how they are written; here they are drawn, told and solved.
+moves as text and explains how they are written; here they are drawn, put into words and solved.
 
 A problem is a pure function of its id: `mini/train/17` is one problem for ever. The hash of a question
 decides which split it may belong to, so that splits are disjoint by construction. Besides `train` and
@@ -65,7 +65,7 @@ class Story:
         """The solution, one step a line and `#### N` in the last, and N.
 
         With probability `slip` a step picks a wrong operation and works it out correctly; the later
-        steps go on from there. Results stay whole numbers from 0 to LIMIT: where no wrong operation
+        steps continue from there. Results stay whole numbers from 0 to LIMIT: where no wrong operation
         gives one, the right one is kept; where, after an earlier slip, the right one does not, another
         is picked. A difference is always taken from the larger number.
         """
@@ -160,13 +160,13 @@ def _draft(dice: Dice) -> Story | None:
         words[slot] = dice.pick(choices)
         words[_plural(slot)] = _plural(words[slot])
 
-    told: list[str] = []
+    sentences: list[str] = []
     steps: list[Step] = []
     known: dict[str, tuple[int | Earlier, int]] = {"2": (2, 2)}  # name -> operand, its value
     for move in moves:
         numbers = {name: dice.between(*scripts.RANGES[name]) for name in sorted(move.numbers)}
         known |= {name: (number, number) for name, number in numbers.items()}
-        slots = words | numbers | {"B": cast.pop(), "then": dice.pick(scripts.THEN) if told else ""}
+        slots = words | numbers | {"B": cast.pop(), "then": dice.pick(scripts.THEN) if sentences else ""}
         for equation, sayings in move.steps:
             if len(equation) == 1:
                 known["y"] = known[equation[0]]
@@ -179,8 +179,8 @@ def _draft(dice: Dice) -> Story | None:
             steps.append(Step(left, op, right, dice.pick(sayings).format_map(slots)))
         known["x"] = known["y"]
         telling = dice.pick(move.tellings).format_map(slots)
-        told.append(telling[0].upper() + telling[1:])
-    return Story(" ".join(told), tuple(steps)) if 2 <= len(steps) <= 4 else None
+        sentences.append(telling[0].upper() + telling[1:])
+    return Story(" ".join(sentences), tuple(steps)) if 2 <= len(steps) <= 4 else None
 
 
 def _work_out(left: int, op: str, right: int) -> tuple[str, int] | None:

@@ -51,13 +51,13 @@ def solution(equation: str, answer: str) -> str:
         values.append(value)
         return f"#{len(values) - 1}"
 
-    rest = _NUMBER.sub(lambda found: name(Fraction(found[0])), equation)
+    rest = _NUMBER.sub(lambda match: name(Fraction(match[0])), equation)
     rest = rest if "(" in rest else f"({rest})"
     done: list[tuple[str, Fraction]] = []
 
-    def apply(found: re.Match) -> str:
-        left, right = values[int(found[1])], values[int(found[3])]
-        done.append((f"{_spell(left)} {found[2]} {_spell(right)}", _APPLY[found[2]](left, right)))
+    def apply(match: re.Match) -> str:
+        left, right = values[int(match[1])], values[int(match[3])]
+        done.append((f"{_spell(left)} {match[2]} {_spell(right)}", _APPLY[match[2]](left, right)))
         return name(done[-1][1])
 
     try:

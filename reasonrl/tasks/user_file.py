@@ -62,9 +62,9 @@ def load(file: str) -> UserTask:
 
 def prompt_form(task: str | None) -> PromptForm | None:
     """The form in which a task in a Python file puts its questions; None where there is none."""
-    if task is None or not task.endswith(".py") or (found := load(task)).prompt is None:
+    if task is None or not task.endswith(".py") or (user_task := load(task)).prompt is None:
         return None
-    return PromptForm(Path(task).name, found.prompt, found.stop)
+    return PromptForm(Path(task).name, user_task.prompt, user_task.stop)
 
 
 def answer_reader(task: str | None) -> Callable[[str], str | None] | None:
@@ -78,12 +78,12 @@ def _checked(file: str, extract: Callable[[str], Any]) -> Callable[[str], str | 
 
     def checked(completion: str) -> str | None:
         try:
-            found = extract(completion)
+            answer = extract(completion)
         except Exception as error:
             raise ReasonRLError(f"{_in_one_line(file, error)}, in extract({completion[-60:]!r})") from None
-        if type(found) not in (str, int, float, type(None)):
-            raise ReasonRLError(f"{file}: extract gave {type(found).__name__}; want a string, a number or None")
-        return None if found is None else str(found)
+        if type(answer) not in (str, int, float, type(None)):
+            raise ReasonRLError(f"{file}: extract gave {type(answer).__name__}; want a string, a number or None")
+        return None if answer is None else str(answer)
 
     return checked
 

@@ -223,7 +223,7 @@ class Loop:
         os.replace(aside, self.checkpoint.state)
 
     def _restore(self) -> int:
-        """How many updates a saved state has behind it; 0 without one."""
+        """After how many updates the state was saved; 0 without one."""
         aside, state = self.checkpoint.partial / NEW_STATE, self.checkpoint.state
         if self.is_main:
             if (aside / "position.json").exists():  # written last: the new state is whole, the old one may not be

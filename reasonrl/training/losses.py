@@ -124,7 +124,7 @@ def whiten(
     return ((values - mean) / deviation * mask).to(values.dtype)
 
 
-# Losses, one number a token: the caller sums and divides by the tokens of the whole minibatch
+# Losses, one number per token: the caller sums and divides by the tokens of the whole minibatch
 
 
 class Clipped(NamedTuple):

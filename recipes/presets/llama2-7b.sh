@@ -20,7 +20,7 @@
 : "${PER_QUESTION:=8}"              # so that K = 96 does not drown the hard questions
 : "${EI_SFT:=--epochs 2 $SFT}"
 : "${ORM_SFT:=}" "${ORM_PRETRAINED:=}"
-: "${ORM_LIMIT:=7473}" "${ORM_K:=8}" # paper: K samples a question of the student; which K is not known here
+: "${ORM_LIMIT:=7473}" "${ORM_K:=8}" # paper: K samples per question of the student; which K is not known here
 : "${ORM:=--epochs 1 --lora-rank 64 --lr 2e-4 --gradient-checkpointing}"
 : "${PPO_SAMPLES:=100352}" "${PPO_BATCH:=512}" "${PPO_KEEP:=49}" # paper: converges within 10⁵ to 10⁶ samples
 : "${PPO:=--lora-rank 64 --lr 3e-5 --gradient-checkpointing}" # KL 0.05 is the stage's default and the paper's

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# SmolLM2-135M-Instruct, real problems: one GPU for 1.2 to 1.5 hours a table by plan, or (DEVICE=cpu2) two cores overnight. Sources: the paper,
-# or chosen here for the time they take; PRESET=smollm2 PLAN=1 recipes/table1.sh says how long.
+# SmolLM2-135M-Instruct, real problems: one GPU for 1.2 to 1.5 hours per table by plan, or (DEVICE=cpu2) two cores
+# overnight. Sources: the paper, or chosen here for the time they take; PRESET=smollm2 PLAN=1 recipes/table1.sh says how long.
 : "${DEVICE:=h100}"                 # what `plan` reckons with, and what the sizes are chosen for
 : "${TASK:=gsm8k}"
 : "${BASE:=${SMOLLM2:-$RUNS/smollm2}}"
@@ -17,7 +17,7 @@ fi
 
 : "${SFT_EPOCHS:=2}" "${SFT_LONG:=4}" # the paper's SFT2 and SFT4
 : "${SFT_SWEEP:=1 2 4}"
-: "${SFT:=--batch-size 32 --lr 1e-4}" # all weights; smaller steps and a larger rate than the paper's: the model is small
+: "${SFT:=--batch-size 32 --lr 1e-4}" # all weights; smaller updates and a larger rate than the paper's: the model is small
 : "${EI_SFT:=--epochs 2 $SFT}"
 : "${K_SFT:=4}"                     # the paper's
 : "${PER_QUESTION:=4}"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# The embedded default on two cores: table 1 in 49 minutes (docs/results/plan.md), table 2 in 29. Sources: tried here unless another is named.
+# The embedded default on two cores: table 1 in 49 minutes (docs/results/plan.md), table 2 in 29. Sources: tried here
+# unless another is named.
 : "${DEVICE:=cpu2}"                 # what `plan` reckons with
 : "${JOBS:=$(getconf _NPROCESSORS_ONLN)}" # rows of a table at a time, a core each
 : "${TASK:=mini}"                   # of tables 1 and 2 and the figures; table 3 is always svamp

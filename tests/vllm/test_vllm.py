@@ -95,7 +95,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def adapter(model, tmp_path_factory):
-    """A LoRA adapter of the model, as `sft` writes it, that says something else than its base."""
+    """A LoRA adapter of the model, as `sft` writes it, that writes something else than its base."""
     directory = tmp_path_factory.mktemp("adapter")
     train, out = directory / "train.jsonl", directory / "adapter"
     run("data", "mini", "--limit", 16, "-o", train)
@@ -130,10 +130,10 @@ def server(merged, tmp_path_factory):
     running.kill()
 
 
-def check_completions(capsys, what, policy, found):
+def check_completions(capsys, what, policy, completions):
     """(prompt ids, ids, log-probabilities, finish) of samples: all there, and as likely as the model itself finds."""
     differences = []
-    for prompt_ids, ids, logprobs, finish in found:
+    for prompt_ids, ids, logprobs, finish in completions:
         assert 0 < len(ids) == len(logprobs) <= NEW
         assert (ids[-1] in policy.eos_ids) == (finish == "eos")
         batch = collate([Example(prompt_ids, ids)])
@@ -155,30 +155,32 @@ def test_the_engine_gives_k_samples_with_ids_and_the_models_logprobs(capsys, mod
         drawn = list(engine.sample(requests, DRAWN))
     finally:
         engine.adapter = held
-    assert [len(of_problem) for of_problem in drawn] == [4] * 6
+    assert [len(completions) for completions in drawn] == [4] * 6
     assert len({tuple(c.ids) for c in drawn[0]}) > 1
-    found = [(r.prompt_ids, c.ids, c.logprobs, c.finish) for r, cs in zip(requests, drawn, strict=True) for c in cs]
+    completions = [
+        (r.prompt_ids, c.ids, c.logprobs, c.finish) for r, cs in zip(requests, drawn, strict=True) for c in cs
+    ]
     what = f"vllm engine, {Path(model).name}"
-    check_completions(capsys, what, load_language_model(model, device="cpu", dtype="fp32"), found)
+    check_completions(capsys, what, load_language_model(model, device="cpu", dtype="fp32"), completions)
 
 
 def test_a_server_gives_the_same_and_adapter_and_merged_weights_agree(capsys, model, adapter, merged, engine, server):
     words = ["--model", merged, "--base-url", f"{server.root}/v1", "--concurrency", 4]
-    found = records(sample(*words, "--limit", 6, "--k", 4, "--logprobs", "--temperature", 0.8))
-    assert [(r["id"], r["k"]) for r in found] == [(f"mini/test/{i}", k) for i in range(6) for k in range(4)]
+    served = records(sample(*words, "--limit", 6, "--k", 4, "--logprobs", "--temperature", 0.8))
+    assert [(r["id"], r["k"]) for r in served] == [(f"mini/test/{i}", k) for i in range(6) for k in range(4)]
     policy = load_language_model(merged, device="cpu", dtype="fp32")
-    for r in found:
+    for r in served:
         assert r["logprob"] == pytest.approx(sum(r["logprobs"]))
-    rows = [(policy.encode_prompt(r["prompt"]), r["completion_ids"], r["logprobs"], r["finish"]) for r in found]
+    rows = [(policy.encode_prompt(r["prompt"]), r["completion_ids"], r["logprobs"], r["finish"]) for r in served]
     check_completions(capsys, f"vllm serve, {Path(model).name}", policy, rows)
 
     requests = requests_for(engine.policy, 8)
-    ours = [one.text for [one] in engine.sample(requests, GREEDY)]
-    theirs = [r["completion"] for r in records(sample(*words, "--limit", 8, "--temperature", 0))]
-    assert ours == theirs
+    own = [one.text for [one] in engine.sample(requests, GREEDY)]
+    greedy = [r["completion"] for r in records(sample(*words, "--limit", 8, "--temperature", 0))]
+    assert own == greedy
     held, engine.adapter = engine.adapter, None
     try:
-        assert ours != [one.text for [one] in engine.sample(requests, GREEDY)]  # it is not the base that speaks
+        assert own != [one.text for [one] in engine.sample(requests, GREEDY)]  # it is not the base that speaks
     finally:
         engine.adapter = held
 
@@ -194,12 +196,12 @@ def test_the_death_of_a_server_loses_and_repeats_nothing(model, merged, server, 
     while time.time() < until and not (partial.exists() and partial.read_bytes().count(b"\n") >= 8):
         time.sleep(0.02)
     server.kill()
-    _, said = running.communicate(timeout=300)
+    _, stderr = running.communicate(timeout=300)
     assert running.returncode == 1 and not out.exists()
-    assert b"is the server up?" in said.splitlines()[-1]
+    assert b"is the server up?" in stderr.splitlines()[-1]
     assert 8 <= partial.read_bytes().count(b"\n") < 4 * problems
     server.start()
-    assert b"resuming behind" in sample(*line, "--resume").stderr
+    assert b"resuming after" in sample(*line, "--resume").stderr
     rows = [json.loads(row) for row in out.read_text().splitlines()]
     assert [(r["id"], r["k"]) for r in rows] == [(f"mini/test/{i}", k) for i in range(problems) for k in range(4)]
     assert all(r["completion_ids"] and r["logprob"] < 0 for r in rows)
@@ -216,11 +218,11 @@ def test_the_stage_itself(tmp_path):
 
 
 def test_what_goes_wrong_is_one_line():
-    for words, said in [
+    for words, complaint in [
         (["--engine-arg", "max_modle_len=5"], "did you mean max_model_len?"),
         (["--batch-tokens", "5"], "--batch-tokens means nothing to the vllm engine"),
         (["--engine-arg", "dtype=float7"], "vLLM did not start"),
     ]:
         done = sample("--limit", 1, "--backend", "vllm", *words, check=False)
         assert done.returncode in (1, 2) and done.stdout == b""
-        assert said in done.stderr.decode().splitlines()[-1]
+        assert complaint in done.stderr.decode().splitlines()[-1]

@@ -1,7 +1,7 @@
-"""The in-process engine: K samples a prompt from one prefill, on any causal language model of transformers.
+"""The in-process engine: K samples per prompt from one prefill, on any causal language model of transformers.
 
 A batch is as many prompts as the token budget holds, all K samples of each. Rows that finish are dropped from the
-batch once they are a good part of it. One uniform number a row and position, from `draws`, is searched in the
+batch once they are a good part of it. One uniform number per row and position, from `draws`, is searched in the
 cumulative distribution, so a sample does not depend on who its neighbours are.
 """
 
@@ -251,7 +251,7 @@ class _Drawn:
         self.finish = torch.zeros(total, dtype=torch.long, device=device)  # an index into FINISH
 
     def add(self, position, rows, alive, token, logprob, eos, stops) -> torch.Tensor:
-        """Records one token for each row that is alive. Returns which rows go on, (rows,) bool."""
+        """Records one token for each row that is alive. Returns which rows continue, (rows,) bool."""
         self.tokens[rows, position] = token
         self.logprobs[rows, position] = logprob
         self.lengths[rows[alive]] = position + 1

@@ -8,7 +8,7 @@ this label, g questions have solutions with this label, and the solution has e s
 1. So an easy question weighs no more than a hard one, a rare right solution as much as all the wrong ones beside it,
 and both labels the same.
 
-With `lm_weight` the trunk goes on learning to write the right solutions, as the verifier of Cobbe et al. does: added is
+With `lm_weight` the trunk continues to learn to write right solutions, as the verifier of Cobbe et al. does. Added is
 
     − lm_weight · (1 / N) Σ w log p(token | question, tokens before)      over the tokens of the right solutions
 

@@ -150,8 +150,11 @@ class Collector:
     def grade(self, drawn: DrawnRollouts) -> GradedRollouts:
         """Reads the final answers; adds the fields of the verdicts to the records."""
         self.scorer.grade_all(drawn.records)
-        correct = [record.get("correct", False) for record in drawn.records]
-        parseable = [record.get("extracted") is not None for record in drawn.records]
+        # A problem may be a sample itself, and one without an answer keeps what was recorded of its own completion.
+        has_verdict = ["answer" in record for record in drawn.records]
+        graded = list(zip(drawn.records, has_verdict, strict=True))
+        correct = [has_answer and record["correct"] for record, has_answer in graded]
+        parseable = [has_answer and record["extracted"] is not None for record, has_answer in graded]
         return GradedRollouts(**vars(drawn), correct=correct, parseable=parseable)
 
     def score(self, graded: GradedRollouts) -> ScoredRollouts:

@@ -199,7 +199,7 @@ class Trainer:
         limit = self.settings.kl_limit or math.inf
         if not kl < limit:
             raise Diverged(
-                f"KL has run away: {kl:.3g} nats a token from {other} at update {self.loop.done + 1}, "
+                f"KL has run away: {kl:.3g} nats per token from {other} at update {self.loop.done + 1}, "
                 f"accuracy {metrics['accuracy']:.3f} (--kl-limit {limit:g}); try a smaller --lr or a larger --kl"
             )
 

@@ -66,7 +66,7 @@ def to_solution(
         raise RecordError('no text in field "completion"')
     count = len(steps(record["completion"]))
     if type(names) is not list or len(names) != count or not set(names) <= set(labels.names):
-        raise RecordError(f"want {count} labels, one a step, each {' or '.join(labels.names)}")
+        raise RecordError(f"want {count} labels, one per step, each {' or '.join(labels.names)}")
     if not count:
         return None
     prompt_ids = encode.encode_prompt(prompt_text(record, form, encode.policy.tokenizer))

@@ -3,8 +3,8 @@
     v(step i) = mean return of K completions, drawn by the policy, of the prefix that ends with step i
     v(last step) = the return of the solution itself, which is known and needs no draw
 
-Prefixes are told apart by their tokens, within a question. One that several solutions share is completed once, and its
-K completions share one prefill. A completion that runs out of tokens returns 0, as in PPO.
+Within a question, equal tokens are one prefix. A prefix that several solutions share is completed once, and its K
+completions share one prefill. A completion that runs out of tokens returns 0, as in PPO.
 """
 
 import hashlib
