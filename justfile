@@ -17,9 +17,11 @@ test-fast *ARGS:
 test-vllm *ARGS:
     PYTHON={{python}} tests/vllm/run.sh {{ARGS}}
 
+# What CI checks beside the tests: format, lint, and the tree against docs/architecture.md.
 lint:
     ruff format --check .
     ruff check .
+    {{python}} tools/structure.py
 
 # Expert Iteration on the embedded default.
 demo *ARGS:

@@ -4,23 +4,25 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from reasonrl.settings.declare import argument, setting
-from reasonrl.settings.shared import BadLineSettings, DeviceSettings, OutputSettings, Precision, RewardSettings
+from reasonrl.settings.shared import (
+    BadLineSettings,
+    DeviceSettings,
+    OutputSettings,
+    Precision,
+    RewardSettings,
+    TaskFileSettings,
+)
 
 FILES = "JSONL files; default: stdin."
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(OutputSettings):
+class DataSettings(OutputSettings, TaskFileSettings):
     STAGE: ClassVar[str] = "data"
 
     task: str = argument(..., "mini, gsm8k, svamp, a JSONL or Python file, or `-` (stdin).", "TASK")
-    split: Literal["train", "test"] = setting("train", "Which split of the task.", "Problems")
-    limit: int | None = setting(None, "Take only the first N.", "Problems", shown="all", bounds=(1, None))
     seed: int | None = setting(
         None, "Shuffle with this seed.", "Problems", shown="the task's own order", bounds=(0, None)
-    )
-    path: str | None = setting(
-        None, "Directory of the task's files.", "Problems", metavar="DIR", shown="$REASONRL_DATA"
     )
 
 

@@ -20,9 +20,7 @@ class OutputSettings(StageSettings):
         "-", "Write here; `-` is stdout.", "Output", "", "-o", metavar="FILE", role="manner"
     )  # fmt: skip
     force: bool = setting(False, "Overwrite an existing output.", "Output", "", "-f", role="manner")
-    resume: bool = setting(
-        False, "Go on where an interrupted run stopped; keep a finished output.", "Output", role="manner"
-    )
+    resume: bool = setting(False, "Continue an interrupted run; keep a finished output.", "Output", role="manner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,18 @@ class BadLineSettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProblemSettings(StageSettings):
+class TaskFileSettings(StageSettings):
+    """Which part of a task."""
+
+    split: Literal["train", "test"] = setting("train", "Which split of the task.", "Problems")
+    limit: int | None = setting(None, "Take only the first N.", "Problems", shown="all", bounds=(1, None))
+    path: str | None = setting(
+        None, "Directory of the task's files.", "Problems", metavar="DIR", shown="$REASONRL_DATA"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemSettings(TaskFileSettings):
     """Of a stage that works on problems."""
 
     problems: tuple[str, ...] = argument(
@@ -44,11 +53,6 @@ class ProblemSettings(StageSettings):
         None, "Problems of this task: mini, gsm8k, svamp, or a JSONL or Python file.", "Problems", metavar="TASK",
         role="reads",
     )  # fmt: skip
-    split: Literal["train", "test"] = setting("train", "Which split of the task.", "Problems")
-    limit: int | None = setting(None, "Take only the first N.", "Problems", shown="all", bounds=(1, None))
-    path: str | None = setting(
-        None, "Directory of the task's files.", "Problems", metavar="DIR", shown="$REASONRL_DATA"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +130,11 @@ class RewardSettings(StageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerSettings(MachineSettings):
+class TrainerSettings(MachineSettings, OutputSettings):
     """Of a stage that trains. The presets' values are filled in where nothing else was given."""
 
     output: str = setting(
         "", "Write the checkpoint to this directory.", "Output", "", "-o", metavar="DIR", role="manner"
-    )
-    force: bool = setting(False, "Overwrite an existing output.", "Output", "", "-f", role="manner")
-    resume: bool = setting(
-        False, "Go on where an interrupted run stopped; keep a finished output.", "Output", role="manner"
     )
     preset: Literal["auto", "paper", "tiny"] = setting(
         "auto", "Settings to start from. auto: tiny for the bundled model, else paper.", "Optimiser"
@@ -165,6 +165,11 @@ class TrainerSettings(MachineSettings):
     def final_learning_rate(self) -> float:
         """Where the schedule ends."""
         return self.lr / 100 if self.final_lr is None else self.final_lr
+
+    @property
+    def weights_device(self) -> str | None:
+        """Where the weights are loaded; None: on a GPU each process of `accelerate launch` takes its own."""
+        return "cpu" if self.device == "cpu" else None
 
     @property
     def weights_dtype(self) -> Precision:

@@ -35,7 +35,7 @@ def orm(settings: OrmSettings) -> None:
     from reasonrl.training.orm.trainer import train
 
     reward_model = new_reward_model(
-        settings.model, device="cpu" if settings.device == "cpu" else None, dtype=settings.weights_dtype,
+        settings.model, device=settings.weights_device, dtype=settings.weights_dtype,
         attn=settings.attn, writes=settings.lm_weight > 0,
     )  # fmt: skip
     form = prompt_form(settings, reward_model.directory)

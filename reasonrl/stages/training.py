@@ -62,12 +62,12 @@ class Frame:
         return problems
 
     def load_language_model(self, name: str) -> "LanguageModel":
-        """The weights that will be trained. On a GPU each process takes its own."""
+        """The weights that will be trained."""
         from reasonrl.models.language_model import load_language_model
 
         settings = self.settings
         return load_language_model(
-            name, device="cpu" if settings.device == "cpu" else None, dtype=settings.weights_dtype, attn=settings.attn
+            name, device=settings.weights_device, dtype=settings.weights_dtype, attn=settings.attn
         )
 
     def about(self, base: Any, **more: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_rewards_are_summed_with_their_weights(sh, tmp_path):
 def test_the_last_update_is_looked_at_too(sh, tmp_path):
     one = "--samples 32 --batch-size 32 --max-tokens 96 --critic-warmup 0 --warmup 0 --lr 1 --final-lr 1"
     done = sh(f"reasonrl ppo {SMALL} {one} -o out")
-    assert done.code == 1 and "KL has run away" in done.err and "from the one before it learnt at update 1" in done.err
+    assert done.code == 1 and "KL has run away" in done.err and "from the one before it learned at update 1" in done.err
     assert not (tmp_path / "out").exists()
 
 
