@@ -113,7 +113,7 @@ def _explain(error: BaseException, stage: str) -> tuple[str, int]:
             message = "name a stage"
         return f"{message} (see `reasonrl {stage + ' ' if stage else ''}--help`)", 2
     if isinstance(error, OSError):
-        return jsonl.describe(error), 1
+        return jsonl.describe_error(error), 1
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "interrupted", 130
     if isinstance(error, MemoryError):

@@ -353,7 +353,7 @@ def _cut_to_whole_lines(path: str) -> int:
     return count
 
 
-def describe(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
     """An operating system's refusal in one line."""
     place = error.filename or ("stdout" if error.errno in FULL else None)
     reason = os.strerror(error.errno).lower() if error.errno else str(error)

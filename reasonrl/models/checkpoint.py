@@ -23,7 +23,7 @@ LABELLED = "labelled.jsonl"  # what rcrl learns from, unless it is kept elsewher
 SNAPSHOT = "snapshot"  # the last policy of an unfinished run that was seen to be good, a checkpoint in itself
 
 
-def remembered(directory: str | Path) -> dict[str, Any]:
+def read_marker(directory: str | Path) -> dict[str, Any]:
     """What the checkpoint's marker says; {} for a model that reasonrl did not make."""
     marker = Path(directory, MARKER)
     return jsonl.read_json(marker) if marker.exists() else {}
@@ -31,11 +31,11 @@ def remembered(directory: str | Path) -> dict[str, Any]:
 
 def preset_of(model: str) -> str:
     """The preset that `--preset auto` takes for a model: tiny for the bundled one and what was trained from it."""
-    return "tiny" if model == "tiny" or remembered(model).get("preset") == "tiny" else "paper"
+    return "tiny" if model == "tiny" or read_marker(model).get("preset") == "tiny" else "paper"
 
 
-def prompt_form(directory: str | Path) -> PromptForm | None:
-    saved = remembered(directory).get("prompt")
+def remembered_form(directory: str | Path) -> PromptForm | None:
+    saved = read_marker(directory).get("prompt")
     return PromptForm.from_json(saved) if saved else None
 
 
@@ -56,7 +56,7 @@ class Checkpoint:
         # The one in the making comes first: of several processes another may find what the first has just renamed.
         for finished in (self.partial, self.path) if self.keep else ():
             if (finished / MARKER).exists():
-                run.check_same(remembered(finished), str(finished))
+                run.check_same(read_marker(finished), str(finished))
                 if main and finished == self.partial:  # all that a run was killed before is the name
                     self._refuse_foreign(self.path)
                     self._give_name()
@@ -149,7 +149,7 @@ class Checkpoint:
                 continue
             if not self.keep or not (target / MARKER).exists():
                 raise UsageError(f"{target} exists, and --keep-every would overwrite it; --force does")
-            self.run.check_same(remembered(target), str(target))
+            self.run.check_same(read_marker(target), str(target))
 
     def write_numbered(self, number: int, save: Callable[[Path], None], about: dict[str, Any]) -> None:
         self._write_aside(self.numbered(number), save, about)

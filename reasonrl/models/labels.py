@@ -38,9 +38,9 @@ class Labels:
 TEXT, TOKENS = Labels(), Labels("[GOOD]", "[BAD]")
 
 
-def remembered(directory: str) -> Labels | None:
+def trained_labels(directory: str) -> Labels | None:
     """The labels that a checkpoint was trained with; None for a policy that wants none."""
-    saved = checkpoint.remembered(directory).get("labels")
+    saved = checkpoint.read_marker(directory).get("labels")
     return Labels(**saved) if saved else None
 
 
@@ -57,7 +57,7 @@ def condition(name: str | None, directory: str, model: str) -> Condition | None:
 
     Raises UsageError for a label that the model, called `model`, does not know.
     """
-    labels = remembered(directory)
+    labels = trained_labels(directory)
     if labels is None:
         if name is not None:
             raise UsageError(f"--condition {name}: {model} was not trained on labels (reasonrl rcrl makes one that is)")

@@ -16,17 +16,17 @@ def prompt_form(settings: PromptSettings, *directories: str) -> PromptForm:
     Raises UsageError for a --prompt that is no form.
     """
     name = settings.prompt
-    form = named(name) if name is not None else remembered(settings, *directories)
+    form = named(name) if name is not None else _default_form(settings, *directories)
     stop = getattr(settings, "stop", None)
     return form if stop is None else replace(form, stop=stop)
 
 
-def remembered(settings: PromptSettings, *directories: str) -> PromptForm:
+def _default_form(settings: PromptSettings, *directories: str) -> PromptForm:
     """The form of a model in one of the directories, else that of the task, else `plain`."""
-    forms = (checkpoint.prompt_form(directory) for directory in directories)
+    forms = (checkpoint.remembered_form(directory) for directory in directories)
     return (
         next((form for form in forms if form), None)
-        or user_file.prompt_form(getattr(settings, "task", None))
+        or user_file.task_form(getattr(settings, "task", None))
         or PromptForm()
     )
 
@@ -38,7 +38,7 @@ def named(name: str) -> PromptForm:
     if name == "chat":
         return PromptForm("chat", None, ())
     if name.endswith(".py"):
-        if form := user_file.prompt_form(name):
+        if form := user_file.task_form(name):
             return form
         raise UsageError(f"--prompt {name}: the file defines no PROMPT")
     try:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from reasonrl.errors import ReasonRLError, UsageError
-from reasonrl.planning.devices import Device, Draw, Engine
+from reasonrl.planning.devices import Device, Draw, PlannedEngine
 from reasonrl.planning.shapes import Shape
 from reasonrl.planning.world import LABEL, Cost, Made, World, family, lengths, padding
 from reasonrl.settings import (
@@ -65,9 +65,9 @@ def _sample(settings: SampleSettings, world: World) -> Cost:
     return Cost(count, count, count * draw.tokens, read, 0, memory, seconds, _no_room(draw, shape))
 
 
-def _engine(shape: Shape, device: Device, vllm: bool = False) -> Engine:
+def _engine(shape: Shape, device: Device, vllm: bool = False) -> PlannedEngine:
     """An engine that has the device to itself but for its weights."""
-    return Engine(vllm, device.itemsize, device.itemsize * shape.parameters)
+    return PlannedEngine(vllm, device.itemsize, device.itemsize * shape.parameters)
 
 
 def _no_room(draw: Draw, shape: Shape) -> str:
@@ -172,7 +172,7 @@ def _ppo(settings: PpoSettings, world: World) -> Cost:
         judged = count * (world.prompt(problems.task, verifier) + draw.tokens)
         seconds += device.read(verifier, judged, settings.batch_tokens or limits.GPU_REWARD_TOKENS, in_fp32=True)
         read += judged
-    engine = Engine(False, device.itemsize if lora else 4, held)
+    engine = PlannedEngine(False, device.itemsize if lora else 4, held)
     if device.is_gpu:
         seconds += updates * device.generate(shape, draw, settings.temperature, engine)
         seconds += device.read(shape, 2 * count * each, 2 * microbatch)

@@ -47,7 +47,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Engine:
+class PlannedEngine:
     """What draws them. itemsize: bytes of a weight. resident: bytes of the device that are taken before it begins."""
 
     vllm: bool
@@ -90,7 +90,7 @@ class Device:
             return self.rates(shape).start
         return 15 + 2 * shape.parameters / 1e9 + (60 if engine else 0)
 
-    def generate(self, shape: Shape, draw: Draw, temperature: float, engine: Engine) -> float:
+    def generate(self, shape: Shape, draw: Draw, temperature: float, engine: PlannedEngine) -> float:
         """Seconds to draw completions. vLLM fills up what has ended; a batch in process ends with its longest row."""
         if not self.is_gpu:
             rates = self.rates(shape)
@@ -108,7 +108,7 @@ class Device:
         step = max(read / (self.bandwidth * self.decode_share), work / (self.flops * self.read_share))
         return steps * (step + launch)
 
-    def rows(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+    def rows(self, shape: Shape, draw: Draw, engine: PlannedEngine) -> float:
         """Sequences that are decoded together. The in-process engine keeps room for as many tokens as may come."""
         if engine.vllm:
             free = 0.9 * self.memory - engine.resident
@@ -119,13 +119,13 @@ class Device:
             held = min(held, limits.CPU_CACHE_TOKENS / (draw.prompt + draw.most))
         return min(draw.sequences, max(1, int(held)))
 
-    def row_bytes(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+    def row_bytes(self, shape: Shape, draw: Draw, engine: PlannedEngine) -> float:
         """Keys and values of a sequence; in process, as there, with four arrays of logits for each 64 tokens."""
         if engine.vllm:
             return shape.kv_bytes(engine.itemsize) * (draw.prompt + draw.tokens)
         return (shape.kv_bytes(engine.itemsize) + shape.vocabulary / 4) * (draw.prompt + draw.most)
 
-    def batch_memory(self, shape: Shape, draw: Draw, engine: Engine) -> float:
+    def batch_memory(self, shape: Shape, draw: Draw, engine: PlannedEngine) -> float:
         """Bytes of all that is decoded together."""
         return self.rows(shape, draw, engine) * self.row_bytes(shape, draw, engine)
 

@@ -31,7 +31,7 @@ WINDOW = 8  # batches whose solutions are sorted by length together
 
 
 @dataclass(frozen=True)
-class Solution:
+class EncodedSolution:
     """A question and a solution as token ids; `ends` are the positions in `ids` where its steps end.
 
     The last of `ends` is the last position. A solution without a step has that one too, though no step ends there.
@@ -46,7 +46,7 @@ class Solution:
         return len(self.ids)
 
 
-class Encoder:
+class SolutionEncoder:
     """Records → Solutions, for one reward model."""
 
     def __init__(self, known: ModelTokenizer, form: PromptForm):
@@ -55,7 +55,7 @@ class Encoder:
         # The samples of a question come together: its prompt is tokenised once.
         self.encode_prompt = lru_cache(maxsize=256)(known.encode_prompt)
 
-    def __call__(self, record: Record) -> Solution:
+    def __call__(self, record: Record) -> EncodedSolution:
         """Raises RecordError for a record without a completion, TooLong for one that does not fit the context."""
         prompt_ids = self.encode_prompt(prompt_text(record, self.form, self.known.tokenizer))
         ids = completion_ids(record, self.known, self.tokenizer_hash)
@@ -65,11 +65,13 @@ class Encoder:
         size = len(prompt_ids) + len(ids)
         if size > self.known.context:
             raise TooLong(f"{size} tokens do not fit the reward model's context of {self.known.context}")
-        return Solution(prompt_ids + ids, [len(prompt_ids) + end for end in ends] or [size - 1], len(prompt_ids))
+        return EncodedSolution(prompt_ids + ids, [len(prompt_ids) + end for end in ends] or [size - 1], len(prompt_ids))
 
 
 @torch.inference_mode()
-def logits(model: torch.nn.Module, solutions: Sequence[Solution], max_tokens_per_batch: int) -> list[list[float]]:
+def logits(
+    model: torch.nn.Module, solutions: Sequence[EncodedSolution], max_tokens_per_batch: int
+) -> list[list[float]]:
     """The reward model's logit at each of a solution's `ends`, solutions in their order."""
     per_solution: list[list[float]] = [[] for _ in solutions]
     for batch in batches_by_length([len(solution) for solution in solutions], max_tokens_per_batch):
@@ -91,7 +93,7 @@ class OutcomeReward(Reward):
 
     def __init__(self, reward_model: RewardModel, form: PromptForm, batch_tokens: int | None = None):
         self.reward_model = reward_model
-        self.encode = Encoder(reward_model, form)
+        self.encode = SolutionEncoder(reward_model, form)
         on_cpu = reward_model.model.device.type == "cpu"
         self.batch_tokens = batch_tokens or (limits.CPU_REWARD_TOKENS if on_cpu else limits.GPU_REWARD_TOKENS)
         self.capacity = WINDOW * self.batch_tokens
@@ -103,13 +105,13 @@ class OutcomeReward(Reward):
         hashed = provenance.hash_files(directory) if os.path.isdir(directory) else None
         return {"name": self.reward_model.name, "directory": directory, "sha256": hashed}
 
-    def prepare(self, record: Record) -> Solution:
+    def prepare(self, record: Record) -> EncodedSolution:
         return self.encode(record)
 
-    def size(self, prepared: Solution) -> int:
+    def size(self, prepared: EncodedSolution) -> int:
         return len(prepared)
 
-    def score(self, records: Sequence[Record], prepared: Sequence[Solution]) -> list[RewardResult]:
+    def score(self, records: Sequence[Record], prepared: Sequence[EncodedSolution]) -> list[RewardResult]:
         """Results with one `step_values` per step, in the order of the records."""
         per_record = logits(self.reward_model.model, prepared, self.batch_tokens)
         results = []
@@ -125,5 +127,5 @@ class OutcomeReward(Reward):
 def load_reward(name: str, device: str | None, dtype: str, batch_tokens: int | None) -> OutcomeReward:
     """The reward of a checkpoint that `reasonrl orm` made. Raises UsageError for anything else."""
     reward_model = load_reward_model(name, device=device, dtype=dtype)
-    form = checkpoint.prompt_form(reward_model.directory) or PromptForm()
+    form = checkpoint.remembered_form(reward_model.directory) or PromptForm()
     return OutcomeReward(reward_model, form, batch_tokens)

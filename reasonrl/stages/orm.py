@@ -30,8 +30,8 @@ def orm(settings: OrmSettings) -> None:
 
     from reasonrl.models.prompt_form import prompt_form
     from reasonrl.models.reward_model import new_reward_model
-    from reasonrl.rewards.reward_model import Encoder
-    from reasonrl.training.orm.examples import Example
+    from reasonrl.rewards.reward_model import SolutionEncoder
+    from reasonrl.training.orm.examples import GradedSolution
     from reasonrl.training.orm.trainer import train
 
     reward_model = new_reward_model(
@@ -39,13 +39,13 @@ def orm(settings: OrmSettings) -> None:
         attn=settings.attn, writes=settings.lm_weight > 0,
     )  # fmt: skip
     form = prompt_form(settings, reward_model.directory)
-    encode = Encoder(reward_model, form)
+    encode = SolutionEncoder(reward_model, form)
 
-    def example(record: Record) -> Example:
+    def example(record: Record) -> GradedSolution:
         need_text(record, "id", "completion")
         if type(record.get("correct")) is not bool:
             raise RecordError('no verdict in field "correct" (pass the samples through `reasonrl score` first)')
-        return Example(record["id"], encode(record), record["correct"])
+        return GradedSolution(record["id"], encode(record), record["correct"])
 
     examples = training.located(example, rows)
     right = sum(example.label for example in examples) / len(examples)

@@ -32,7 +32,7 @@ def ppo(settings: PpoSettings) -> None:
 
     from reasonrl.models.prompt_form import prompt_form
     from reasonrl.rewards.scorer import RewardScorer
-    from reasonrl.training.ppo.trainer import train
+    from reasonrl.training.ppo.trainer import build, train
 
     policy = frame.load_language_model(settings.model)
     form = prompt_form(settings, policy.directory)
@@ -42,5 +42,6 @@ def ppo(settings: PpoSettings) -> None:
     with closing(RewardScorer(specs, resources, settings.answer, read)) as scorer:
         rollouts = f"{settings.updates} updates of {settings.batch_size} rollouts ({settings.k} per question)"
         frame.announce(f"{rollouts}, {len(problems)} questions")
-        train(policy, problems, scorer, form, settings, frame.checkpoint, frame.about(policy, rewards=scorer.about()))
+        about = frame.about(policy, rewards=scorer.about())
+        train(build(policy, problems, scorer, form, settings, frame.checkpoint, about))
     frame.print_path()

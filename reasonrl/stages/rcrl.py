@@ -134,7 +134,7 @@ def _report_costs(out: provenance.Output, problems: int, speed: float) -> None:
     )
 
 
-def _learn(frame: training.Frame, settings: RcrlSettings, rows: list[training.Row]) -> None:
+def _learn(frame: training.Frame, settings: RcrlSettings, rows: list[training.PlacedRecord]) -> None:
     """Fine-tunes the base on labelled records."""
     from reasonrl.models import labels
     from reasonrl.models.language_model import locate

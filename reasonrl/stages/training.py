@@ -8,14 +8,14 @@ from reasonrl import console
 from reasonrl.errors import AlreadyDone, ReasonRLError, RecordError, UsageError
 from reasonrl.io import jsonl, provenance
 from reasonrl.io.records import Record
-from reasonrl.models.checkpoint import Checkpoint, remembered
+from reasonrl.models.checkpoint import Checkpoint, read_marker
 from reasonrl.settings import OrmSettings, PpoSettings, RcrlSettings, SftSettings
 from reasonrl.tasks import source
 
 if TYPE_CHECKING:
     from reasonrl.models.language_model import LanguageModel
 
-Row = tuple[Record, str]
+PlacedRecord = tuple[Record, str]
 """A record, and the place that it came from."""
 
 
@@ -50,7 +50,7 @@ class Frame:
             self.print_path()
             raise
 
-    def read_records(self, files: Sequence[str], limit: int | None) -> list[Row]:
+    def read_records(self, files: Sequence[str], limit: int | None) -> list[PlacedRecord]:
         """Raises ReasonRLError if there are none; warns about test problems."""
         rows, self.readers = read_records(files)
         self.run.has_read(self.readers)
@@ -98,7 +98,7 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def located(make: Callable[..., Any], rows: Sequence[Row], *more: Any) -> list[Any]:
+def located(make: Callable[..., Any], rows: Sequence[PlacedRecord], *more: Any) -> list[Any]:
     """`make(record, …)` of each row; an error of it says which line the record came from."""
     results = []
     for record, place in rows:
@@ -111,13 +111,13 @@ def located(make: Callable[..., Any], rows: Sequence[Row], *more: Any) -> list[A
 
 def refuse_conditional(model: str, flag: str, instead: str) -> None:
     """Raises UsageError for a policy that was trained to read labels, where it would be used without."""
-    if remembered(model).get("labels"):
+    if read_marker(model).get("labels"):
         raise UsageError(f"{flag} {model} reads a label before each step (`reasonrl rcrl` made it): {instead}")
 
 
-def read_records(files: Sequence[str]) -> tuple[list[Row], list[jsonl.Reader]]:
+def read_records(files: Sequence[str]) -> tuple[list[PlacedRecord], list[jsonl.Reader]]:
     """Records with their places. Raises ReasonRLError if there are none; warns about test problems."""
-    rows: list[Row] = []
+    rows: list[PlacedRecord] = []
     readers = jsonl.inputs(files)
     for reader in readers:
 

@@ -60,7 +60,7 @@ def load(file: str) -> UserTask:
     return UserTask(getattr(module, "problems", none), prompt, tuple(stop), extract and _checked(file, extract))
 
 
-def prompt_form(task: str | None) -> PromptForm | None:
+def task_form(task: str | None) -> PromptForm | None:
     """The form in which a task in a Python file puts its questions; None where there is none."""
     if task is None or not task.endswith(".py") or (user_task := load(task)).prompt is None:
         return None

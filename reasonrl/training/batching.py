@@ -82,16 +82,16 @@ def pass_tokens(model: PreTrainedModel, device: torch.device) -> int:
     return min(limits.CPU_PASS_TOKENS, limits.CPU_PASS_BYTES // per_token)
 
 
-def microbatches(examples: Sequence[Example], max_tokens_per_batch: int, pad_id: int = PAD) -> Iterator[Microbatch]:
+def microbatches(examples: Sequence[Example], max_tokens_per_batch: int) -> Iterator[Microbatch]:
     """Examples of similar length together, as many as fit, padding included."""
     for batch in batches_by_length([len(example) for example in examples], max_tokens_per_batch):
-        yield collate([examples[index] for index in batch], pad_id)
+        yield collate([examples[index] for index in batch])
 
 
-def collate(examples: Sequence[Example], pad_id: int = PAD) -> Microbatch:
+def collate(examples: Sequence[Example]) -> Microbatch:
     """Pads to the longest example."""
     width = max(map(len, examples))
-    input_ids = torch.full((len(examples), width), pad_id)
+    input_ids = torch.full((len(examples), width), PAD)
     loss_mask = torch.zeros((len(examples), width), dtype=torch.bool)
     for row, example in enumerate(examples):
         input_ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)

@@ -129,10 +129,10 @@ class Loop:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def updates(self, plan: Sequence[Any]) -> Iterator[Any]:
+    def updates(self, batches: Sequence[Any]) -> Iterator[Any]:
         """Yields what each update learns from, from where the run stands to the end; saves state on the way."""
         while self.done < self.total:
-            yield plan[self.done]
+            yield batches[self.done]
             self.done += 1
             if self.done % self.settings.save_every == 0 and self.done < self.total:
                 self._save()

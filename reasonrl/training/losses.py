@@ -25,35 +25,35 @@ class TokenLogprobs(nn.Module):
     def forward(self, input_ids: torch.Tensor, loss_mask: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """input_ids (B, T) padded on the right, loss_mask (B, T) bool with N true, targets (N,) → (N,) float32 nats."""
         hidden = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[loss_mask]
-        return token_scores(hidden, self.model.get_output_embeddings(), targets).logprobs
+        return evaluate_tokens(hidden, self.model.get_output_embeddings(), targets).logprobs
 
 
-class TokenScores(NamedTuple):
+class TokenEvaluation(NamedTuple):
     """Of N tokens, float32, nats. entropies: of the distributions they were drawn from; None where not asked for."""
 
     logprobs: torch.Tensor
     entropies: torch.Tensor | None
 
 
-def token_scores(
+def evaluate_tokens(
     hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, temperature: float = 1.0, entropies: bool = False
-) -> TokenScores:
-    """hidden (N, d), targets (N,) → scores under the softmax of head(hidden) / temperature.
+) -> TokenEvaluation:
+    """hidden (N, d), targets (N,) → log-probabilities and entropies under the softmax of head(hidden) / temperature.
 
     Only positions in the loss come in, and at most LOGITS logits exist at a time: never the (B, T, V) tensor of all.
     """
     size = max(1, LOGITS // head.weight.shape[0])
     parts = [
-        _scores(states, head, tokens, temperature, entropies)
+        _evaluate(states, head, tokens, temperature, entropies)
         if len(targets) <= size
-        else checkpoint(_scores, states, head, tokens, temperature, entropies, use_reentrant=False)
+        else checkpoint(_evaluate, states, head, tokens, temperature, entropies, use_reentrant=False)
         for states, tokens in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     logprobs, entropy = zip(*parts, strict=True)
-    return TokenScores(torch.cat(logprobs), torch.cat(entropy) if entropies else None)
+    return TokenEvaluation(torch.cat(logprobs), torch.cat(entropy) if entropies else None)
 
 
-def _scores(
+def _evaluate(
     hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, temperature: float, entropies: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     logits = head(hidden).float()

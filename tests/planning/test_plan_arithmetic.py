@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from reasonrl.planning import devices, shapes, world
-from reasonrl.planning.devices import Draw, Engine
+from reasonrl.planning.devices import Draw, PlannedEngine
 from reasonrl.planning.world import LENGTHS, PROBLEMS
 
 
@@ -38,7 +38,7 @@ def test_key_value_bytes_and_training_memory_by_hand():
 
 def test_a_gpu_decodes_faster_with_more_rows_and_is_bounded_by_its_memory():
     llama, gpu = shapes.of_model("Llama-2-7b"), devices.device("a100")
-    vllm = Engine(True, 2, 2 * llama.parameters)
+    vllm = PlannedEngine(True, 2, 2 * llama.parameters)
     draw = lambda count: Draw(count, prompt=100, tokens=100, longest=256, most=256)
     per_token = lambda count: gpu.generate(llama, draw(count), 1.0, vllm) / count
     assert per_token(1) > 10 * per_token(64) > 10 * per_token(512) / 2
@@ -47,7 +47,7 @@ def test_a_gpu_decodes_faster_with_more_rows_and_is_bounded_by_its_memory():
 
 def test_the_engine_in_process_keeps_room_for_the_longest_and_waits_for_it():
     smollm2, gpu = shapes.of_model("smollm2"), devices.device("h100")
-    engine = Engine(False, 4, 10e9)  # weights of which 10 GB are on the device
+    engine = PlannedEngine(False, 4, 10e9)  # weights of which 10 GB are on the device
     draw = lambda count, longest=256: Draw(count, prompt=100, tokens=50, longest=longest, most=256)
     rows = int(0.5 * 70e9 / (smollm2.kv_bytes(4) + 16 * 49152 / 64) / 356)
     assert gpu.rows(smollm2, draw(10**6), engine) == rows
@@ -56,7 +56,7 @@ def test_the_engine_in_process_keeps_room_for_the_longest_and_waits_for_it():
     launching = 256 * 30 * devices.FORWARD_LAUNCH
     assert launching < seconds(rows) < seconds(rows, 300) and 2 * launching < seconds(rows + 1)
     assert seconds(512) == pytest.approx(launching, rel=0.01)  # 512 rows or one: nothing but launches
-    full = Engine(False, 4, 81e9)  # what does not fit takes the time of a device that had room
+    full = PlannedEngine(False, 4, 81e9)  # what does not fit takes the time of a device that had room
     assert gpu.rows(smollm2, draw(512), full) == 1 and gpu.generate(smollm2, draw(512), 1.0, full) == seconds(512)
 
 

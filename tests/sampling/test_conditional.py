@@ -46,7 +46,7 @@ def test_drawing_and_learning_read_the_same_text(policy):
             starts = step_starts(policy.pieces(one.ids))
             starts = starts[:-1] if starts[-1] == len(one.ids) else starts
             steps = Steps(one.ids, starts, len(starts))
-            solution = examples.Solution("q", request.prompt_ids, steps, [False] * len(starts))
+            solution = examples.LabelledSolution("q", request.prompt_ids, steps, [False] * len(starts))
             batch = collate([examples.to_example(solution, [True] * len(starts), ([], label))])
             with torch.no_grad():
                 in_training = logprobs(batch.input_ids, batch.loss_mask, batch.targets)

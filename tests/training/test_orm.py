@@ -19,9 +19,9 @@ from reasonrl.models import adapters
 from reasonrl.models.language_model import load_language_model, load_tokenizer
 from reasonrl.models.reward_model import head, is_reward_model, load_reward_model, new_reward_model
 from reasonrl.prompts import PromptForm
-from reasonrl.rewards.reward_model import Encoder, Solution, logits
+from reasonrl.rewards.reward_model import EncodedSolution, SolutionEncoder, logits
 from reasonrl.tasks import mini
-from reasonrl.training.orm.examples import Example, balanced, collate, in_rows, is_held_out
+from reasonrl.training.orm.examples import GradedSolution, balanced, collate_rows, in_rows, is_held_out
 from reasonrl.training.orm.trainer import weighted_loss
 
 
@@ -36,7 +36,7 @@ def verifier():
 
 @pytest.fixture(scope="module")
 def encode(verifier):
-    return Encoder(verifier, PromptForm())
+    return SolutionEncoder(verifier, PromptForm())
 
 
 def record(completion, finish="eos", **more):
@@ -113,8 +113,8 @@ def test_the_score_of_a_prefix_does_not_depend_on_what_follows(verifier, encode)
         whole = logits(verifier.model, [solution], 4096)[0]
         assert len(whole) == len(solution.ends) and len({round(value, 3) for value in whole}) > 1
         for number, end in enumerate(solution.ends):
-            prefix = Solution(solution.ids[: end + 1], [end])
-            other = Solution([*solution.ids[: end + 1], 7, 300, 5], [end])
+            prefix = EncodedSolution(solution.ids[: end + 1], [end])
+            other = EncodedSolution([*solution.ids[: end + 1], 7, 300, 5], [end])
             for part in (prefix, other):
                 assert logits(verifier.model, [part], 4096)[0][0] == pytest.approx(whole[number], abs=1e-4)
 
@@ -133,7 +133,7 @@ def test_scores_do_not_depend_on_the_batch(verifier, encode):
 
 
 def example(question, label, ends=(3,)):
-    return Example(question, Solution(list(range(ends[-1] + 1)), list(ends)), label)
+    return GradedSolution(question, EncodedSolution(list(range(ends[-1] + 1)), list(ends)), label)
 
 
 def test_weights_balance_questions_and_labels():
@@ -147,12 +147,12 @@ def test_weights_balance_questions_and_labels():
 
 def test_every_step_end_carries_the_label_and_its_share_of_the_weight():
     rows = in_rows([example("a", True, (1, 3)), example("b", False, (2,))], False)
-    batch = collate(rows, "all")
+    batch = collate_rows(rows, "all")
     assert batch.input_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
     assert list(zip(batch.rows.tolist(), batch.places.tolist(), strict=True)) == [(0, 1), (0, 3), (1, 2)]
     assert batch.labels.tolist() == [1, 1, 0] and batch.weights.tolist() == [0.5, 0.5, 1]
     assert batch.mask is None and batch.positions is None
-    final = collate(rows, "final")
+    final = collate_rows(rows, "final")
     assert final.places.tolist() == [3, 2] and final.weights.tolist() == [1, 1]
 
 
@@ -164,7 +164,7 @@ def of_questions(encode, questions=6, each=4):
     ), strict=False), questions)):  # fmt: skip
         texts = [right["reference"], *(one["reference"] for one in wrong)]
         solutions = [encode(record(text, question=right["question"])) for text in texts]
-        examples += [Example(str(number), one, not place) for place, one in enumerate(solutions)]
+        examples += [GradedSolution(str(number), one, not place) for place, one in enumerate(solutions)]
     return balanced(examples)
 
 
@@ -176,7 +176,7 @@ def test_solutions_after_one_prompt_learn_what_they_learn_alone(verifier, encode
         rows = in_rows(examples, share)
         assert len(rows) == (6 if share else 24) and sum(len(row.examples) for row in rows) == 24
         verifier.model.zero_grad()
-        loss = weighted_loss(verifier.model, collate(rows, "all"), embeddings, 0.5)
+        loss = weighted_loss(verifier.model, collate_rows(rows, "all"), embeddings, 0.5)
         loss.backward()
         results.append((loss.item(), [p.grad.clone() for p in verifier.model.parameters()]))
     verifier.model.zero_grad()
@@ -184,13 +184,13 @@ def test_solutions_after_one_prompt_learn_what_they_learn_alone(verifier, encode
     assert shared == pytest.approx(alone, rel=1e-5)
     for one, other in zip(gradients, shared_gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
-    assert len(collate(in_rows(examples, True), "all").input_ids[0]) < 3 * max(map(len, examples))
+    assert len(collate_rows(in_rows(examples, True), "all").input_ids[0]) < 3 * max(map(len, examples))
 
 
 def test_the_language_model_loss_is_the_policy_s_on_right_solutions(encode):
     fresh, policy = new_reward_model("tiny", device="cpu"), load_language_model("tiny", device="cpu").model
     examples = of_questions(encode)
-    batch, embeddings = collate(in_rows(examples, True), "all"), fresh.model.get_input_embeddings().weight
+    batch, embeddings = collate_rows(in_rows(examples, True), "all"), fresh.model.get_input_embeddings().weight
     with torch.no_grad():
         words = weighted_loss(fresh.model, batch, embeddings, 1.0) - weighted_loss(fresh.model, batch)
     expected = 0.0

@@ -19,7 +19,7 @@ from reasonrl.training import likelihood
 from reasonrl.training.loop import without_dropout
 from reasonrl.training.ppo.actor_critic import ActorCritic, Reference
 from reasonrl.training.ppo.rollouts import estimate, evaluate
-from reasonrl.training.ppo.trainer import minibatch_loss, plan
+from reasonrl.training.ppo.trainer import minibatch_loss, question_order
 
 PROBLEMS = list(islice(mini.problems("train"), 6))
 
@@ -157,7 +157,7 @@ def test_rollouts_are_what_sample_draws_and_train_on_its_ids(policy, sh):
 
 def test_a_question_that_comes_twice_in_an_update_is_drawn_anew(policy):
     """More rollouts an update than the problems have samples: their second turns are groups of their own."""
-    (questions,) = plan(2, PpoSettings(samples=16, batch_size=16, k=4))
+    (questions,) = question_order(2, PpoSettings(samples=16, batch_size=16, k=4))
     assert len(questions) == len(set(questions)) == 4
     problems, epochs = [PROBLEMS[index] for index, _ in questions], [epoch for _, epoch in questions]
     rollouts = collector(policy, k=4).draw(problems, epochs)

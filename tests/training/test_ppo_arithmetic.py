@@ -163,7 +163,7 @@ def test_token_scores_are_those_of_the_softmax_at_the_temperature(temperature, c
     monkeypatch.setattr(losses, "LOGITS", chunk)
     hidden, head = torch.randn(20, 8, requires_grad=True), nn.Linear(8, 11, bias=False)
     targets = torch.randint(0, 11, (20,))
-    scores = losses.token_scores(hidden, head, targets, temperature, entropies=True)
+    scores = losses.evaluate_tokens(hidden, head, targets, temperature, entropies=True)
     full = torch.distributions.Categorical(logits=head(hidden) / temperature)
     torch.testing.assert_close(scores.logprobs, full.log_prob(targets))
     torch.testing.assert_close(scores.entropies, full.entropy())

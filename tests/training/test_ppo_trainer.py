@@ -18,7 +18,7 @@ from reasonrl.rewards.scorer import RewardScorer
 from reasonrl.settings import PpoSettings
 from reasonrl.tasks import mini
 from reasonrl.training.ppo.rollouts import Collector
-from reasonrl.training.ppo.trainer import build, plan
+from reasonrl.training.ppo.trainer import build, question_order
 
 PROBLEMS = list(islice(mini.problems("train"), 6))
 
@@ -30,13 +30,17 @@ def policy():
 
 def test_every_question_comes_once_an_epoch_and_batches_are_whole():
     settings = PpoSettings(samples=96, batch_size=16, k=2, seed=3)
-    updates = plan(10, settings)
+    updates = question_order(10, settings)
     assert [len(questions) for questions in updates] == [8] * 6
     pairs = [pair for questions in updates for pair in questions]
     assert len(set(pairs)) == 48
     for epoch in range(4):
         assert sorted(index for index, times in pairs if times == epoch) == list(range(10))
-    assert plan(10, settings) == updates != plan(10, PpoSettings(samples=96, batch_size=16, k=2, seed=4))
+    assert (
+        question_order(10, settings)
+        == updates
+        != question_order(10, PpoSettings(samples=96, batch_size=16, k=2, seed=4))
+    )
 
 
 def test_settings_that_do_not_fit_together_are_refused():
@@ -86,7 +90,7 @@ def test_rewards_are_calculated_in_their_own_precision_whatever_the_policy_is(po
     trainer = build(policy, PROBLEMS[:2], scorer, FORM, settings, Checkpoint(Run(settings)), {})
     completions = completion(policy, "#### 1"), completion(policy, "Two.\n#### 2")
     trainer.collector = Keeping(policy, Canned(*completions), scorer, FORM, settings)
-    (questions,) = trainer.plan
+    (questions,) = trainer.questions
     problems = [PROBLEMS[index] for index, _ in questions]
     plain = collect(trainer.collector, problems).returns_of_samples
     with trainer.loop.accelerator.autocast():

@@ -53,7 +53,9 @@ def test_labels_can_be_taken_out_again(pieces):
 
 def solution(question, good, text=None, ids=None):
     count = len(good)
-    return examples.Solution(question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good)
+    return examples.LabelledSolution(
+        question, [5], Steps(ids or [1, 2] * count, list(range(0, 2 * count, 2)), count), good
+    )
 
 
 def loss_ids(example):

@@ -19,6 +19,7 @@ from reasonrl.models.language_model import load_language_model
 from reasonrl.prompts import PromptForm
 from reasonrl.settings import SftSettings
 from reasonrl.tasks import mini
+from reasonrl.training import batching
 from reasonrl.training.batching import Example, collate, microbatches, share, update_batches
 from reasonrl.training.loop import Loop, cosine, make_accelerator
 from reasonrl.training.losses import TokenLogprobs
@@ -122,7 +123,7 @@ def test_nothing_to_learn_is_an_error(policy):
 
 
 def test_mask_is_by_length_even_where_tokens_look_like_padding():
-    batch = collate([Example([5, 0, 0], [0, 7, 0]), Example([5], [0])], pad_id=0)
+    batch = collate([Example([5, 0, 0], [0, 7, 0]), Example([5], [0])])
     assert batch.targets.tolist() == [0, 7, 0, 0]
     assert batch.loss_mask.tolist() == [[False, False, True, True, True, False], [True] + [False] * 5]
 
@@ -179,12 +180,13 @@ def naive_loss(policy, examples):
 
 
 @torch.no_grad()
-def test_loss_is_the_naive_loss_whatever_the_microbatches(policy):
+def test_loss_is_the_naive_loss_whatever_the_microbatches_and_their_padding(policy, monkeypatch):
+    monkeypatch.setattr(batching, "PAD", 3)
     examples = some_examples(policy)
     count = sum(len(example.completion_ids) for example in examples)
     logprobs = TokenLogprobs(policy.model)
     for max_tokens in (1, 300, 10_000):
-        parts = microbatches(examples, max_tokens, pad_id=3)
+        parts = microbatches(examples, max_tokens)
         loss = -sum(logprobs(p.input_ids, p.loss_mask, p.targets).sum().item() for p in parts) / count
         assert loss == pytest.approx(naive_loss(policy, examples), abs=1e-5)
 

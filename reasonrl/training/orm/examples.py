@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from reasonrl.errors import ReasonRLError
-from reasonrl.rewards.reward_model import Solution
+from reasonrl.rewards.reward_model import EncodedSolution
 
 
 @dataclass(frozen=True)
-class Example:
+class GradedSolution:
     """A solution and whether its final answer is right. `weight` is 1 in the mean."""
 
     question: str  # the question's id
-    solution: Solution
+    solution: EncodedSolution
     label: bool
     weight: float = 1.0
 
@@ -25,10 +25,10 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Row:
+class SolutionRow:
     """Solutions that go through the model in one sequence: one, or several after the `prompt` tokens they share."""
 
-    examples: Sequence[Example]
+    examples: Sequence[GradedSolution]
     prompt: int = 0
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Microbatch:
+class SolutionBatch:
     """What one forward pass takes. input_ids: (B, T), padded on the right. N step ends of the solutions in these B rows
     stand at (rows, places), each (N,), with labels and weights, (N,) float32. The M `tokens` of right solutions come
     next after (token_rows, token_places), each (M,), with token_weights.
@@ -57,9 +57,9 @@ class Microbatch:
     positions: torch.Tensor | None = None
     mask: torch.Tensor | None = None
 
-    def to(self, device: torch.device) -> "Microbatch":
+    def to(self, device: torch.device) -> "SolutionBatch":
         parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Microbatch(*(part if part is None else part.to(device) for part in parts))
+        return SolutionBatch(*(part if part is None else part.to(device) for part in parts))
 
 
 def is_held_out(question: str, fraction: float, seed: int) -> bool:
@@ -68,7 +68,7 @@ def is_held_out(question: str, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest) < fraction * 2**64
 
 
-def balanced(examples: Sequence[Example]) -> list[Example]:
+def balanced(examples: Sequence[GradedSolution]) -> list[GradedSolution]:
     """The examples with their weights (see `trainer`), mean 1. Raises ReasonRLError if all labels are equal."""
     solutions = Counter((example.question, example.label) for example in examples)
     questions = Counter(label for _, label in solutions)
@@ -77,23 +77,23 @@ def balanced(examples: Sequence[Example]) -> list[Example]:
         raise ReasonRLError(f"all {len(examples)} solutions are {what}: there is nothing to tell apart; sample more")
     scale = len(examples) / 2
     return [
-        Example(e.question, e.solution, e.label, scale / (solutions[e.question, e.label] * questions[e.label]))
+        GradedSolution(e.question, e.solution, e.label, scale / (solutions[e.question, e.label] * questions[e.label]))
         for e in examples
     ]
 
 
-def in_rows(examples: Sequence[Example], share_prompts: bool) -> list[Row]:
+def in_rows(examples: Sequence[GradedSolution], share_prompts: bool) -> list[SolutionRow]:
     """A row for each example; with `share_prompts` for each question and prompt."""
     if not share_prompts:
-        return [Row([example]) for example in examples]
-    groups: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
+        return [SolutionRow([example]) for example in examples]
+    groups: dict[tuple[str, tuple[int, ...]], list[GradedSolution]] = {}
     for example in examples:
         prompt = tuple(example.solution.ids[: example.solution.prompt])
         groups.setdefault((example.question, prompt), []).append(example)
-    return [Row(together, len(prompt)) for (_, prompt), together in groups.items()]
+    return [SolutionRow(together, len(prompt)) for (_, prompt), together in groups.items()]
 
 
-def collate(batch: Sequence[Row], prefixes: str) -> Microbatch:
+def collate_rows(batch: Sequence[SolutionRow], prefixes: str) -> SolutionBatch:
     """Pads to the longest row. A solution's weight is shared among its step ends."""
     shape = len(batch), max(map(len, batch))
     input_ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
@@ -123,7 +123,7 @@ def collate(batch: Sequence[Row], prefixes: str) -> Microbatch:
         seen, seer = owner[:, None, :], owner[:, :, None]
         shared = positions, (((seen == 0) | (seen == seer)) & torch.ones(shape[1], shape[1]).tril().bool())[:, None]
     whole, real = torch.long, torch.float32
-    return Microbatch(
+    return SolutionBatch(
         input_ids,
         *_columns(ends, whole, whole, real, real),
         *_columns(tokens, whole, whole, whole, real),
@@ -131,14 +131,14 @@ def collate(batch: Sequence[Row], prefixes: str) -> Microbatch:
     )
 
 
-def _step_ends(example: Example, prefixes: str) -> Iterator[tuple[int, float, float]]:
+def _step_ends(example: GradedSolution, prefixes: str) -> Iterator[tuple[int, float, float]]:
     """Place, label and weight of each step end that is learned from."""
     ends = example.solution.ends if prefixes == "all" else example.solution.ends[-1:]
     for end in ends:
         yield end, float(example.label), example.weight / len(ends)
 
 
-def _next_tokens(example: Example) -> Iterator[tuple[int, int, float]]:
+def _next_tokens(example: GradedSolution) -> Iterator[tuple[int, int, float]]:
     """Of a right solution's tokens, each: the place before it, the token, its weight."""
     ids = example.solution.ids
     places = range(max(1, example.solution.prompt), len(ids)) if example.label else range(0)

@@ -41,7 +41,15 @@ from reasonrl.settings import OrmSettings
 from reasonrl.training import epochs
 from reasonrl.training.batching import pass_tokens, update_batches
 from reasonrl.training.loop import Loop, enable_gradient_checkpointing, make_accelerator
-from reasonrl.training.orm.examples import Example, Microbatch, Row, balanced, collate, in_rows, is_held_out
+from reasonrl.training.orm.examples import (
+    GradedSolution,
+    SolutionBatch,
+    SolutionRow,
+    balanced,
+    collate_rows,
+    in_rows,
+    is_held_out,
+)
 
 HELD_OUT = "held_out.json"
 STEP_VALUES = "held_out.jsonl"
@@ -49,7 +57,7 @@ RELIABILITY = "reliability.png"
 
 
 def weighted_loss(
-    model: torch.nn.Module, part: Microbatch, output_embeddings: torch.Tensor | None = None, lm_weight: float = 0.0
+    model: torch.nn.Module, part: SolutionBatch, output_embeddings: torch.Tensor | None = None, lm_weight: float = 0.0
 ) -> torch.Tensor:
     """The loss of a microbatch, summed over its solutions: see the top. output_embeddings: (vocabulary, hidden)."""
     output = model(
@@ -80,23 +88,23 @@ class Verification:
         self.loop, self.settings, self.max_tokens_per_batch = loop, settings, max_tokens_per_batch
         self.embeddings = embeddings
 
-    def microbatches(self, rows: Sequence[Row]) -> list[Microbatch]:
+    def microbatches(self, rows: Sequence[SolutionRow]) -> list[SolutionBatch]:
         parts = batches_by_length([len(row) for row in rows], self.max_tokens_per_batch)
-        return [collate([rows[index] for index in part], self.settings.prefixes) for part in parts]
+        return [collate_rows([rows[index] for index in part], self.settings.prefixes) for part in parts]
 
-    def loss(self, part: Microbatch) -> torch.Tensor:
+    def loss(self, part: SolutionBatch) -> torch.Tensor:
         return weighted_loss(self.loop.model, part, self.embeddings, self.settings.lm_weight)
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[SolutionRow]) -> int:
         return sum(len(row.examples) for row in rows)
 
-    def describe(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def describe(self, rows: Sequence[SolutionRow]) -> dict[str, Any]:
         return {"examples": self.size(rows)}
 
 
 def train(
     reward_model: RewardModel,
-    examples: Sequence[Example],
+    examples: Sequence[GradedSolution],
     form: PromptForm,
     settings: OrmSettings,
     checkpoint: Checkpoint,
@@ -160,7 +168,11 @@ def prepare_model(reward_model: RewardModel, settings: OrmSettings) -> torch.nn.
 
 
 def _evaluate(
-    model: torch.nn.Module, examples: Sequence[Example], max_tokens_per_batch: int, seed: int, checkpoint: Checkpoint
+    model: torch.nn.Module,
+    examples: Sequence[GradedSolution],
+    max_tokens_per_batch: int,
+    seed: int,
+    checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     """Calibrates the head, and leaves in the checkpoint what the model is worth on the held-out solutions."""
     report, probabilities = calibrate(model, examples, max_tokens_per_batch, seed)
@@ -173,7 +185,7 @@ def _evaluate(
 
 
 def calibrate(
-    model: torch.nn.Module, examples: Sequence[Example], max_tokens_per_batch: int, seed: int
+    model: torch.nn.Module, examples: Sequence[GradedSolution], max_tokens_per_batch: int, seed: int
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Fits scale and shift of the head on the held-out solutions and reports what the model is worth on them: a report,
     and for each solution the probability at each of its step ends.

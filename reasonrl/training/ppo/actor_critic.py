@@ -10,7 +10,7 @@ from torch import nn
 from reasonrl.models import adapters
 from reasonrl.models.language_model import LanguageModel
 from reasonrl.training.batching import Microbatch
-from reasonrl.training.losses import token_scores
+from reasonrl.training.losses import evaluate_tokens
 
 
 class Evaluation(NamedTuple):
@@ -70,13 +70,13 @@ class ActorCritic(nn.Module):
         The value of a token is that of the state before it. Without `trunk_learns` the values teach the head only.
         """
         hidden = self.policy.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[loss_mask]
-        scores = token_scores(hidden, self.policy.get_output_embeddings(), targets, self.temperature, entropies)
+        evaluation = evaluate_tokens(hidden, self.policy.get_output_embeddings(), targets, self.temperature, entropies)
         of_states = None
         if values and self.head is not None:
             if self.trunk is not None:
                 hidden = self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state[loss_mask]
             of_states = self.head(hidden if trunk_learns or self.trunk is not None else hidden.detach())
-        return Evaluation(*scores, of_states)
+        return Evaluation(*evaluation, of_states)
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """What critic warm-up leaves as it is."""
@@ -97,4 +97,4 @@ class Reference:
         model = actor.policy if self.copy is None else self.copy.to(part.input_ids.device)
         with actor.policy.disable_adapter() if self.copy is None else nullcontext():
             hidden = model.get_decoder()(input_ids=part.input_ids, use_cache=False).last_hidden_state[part.loss_mask]
-            return token_scores(hidden, model.get_output_embeddings(), part.targets, actor.temperature).logprobs
+            return evaluate_tokens(hidden, model.get_output_embeddings(), part.targets, actor.temperature).logprobs

@@ -50,7 +50,7 @@ Question = tuple[int, int]
 """The index of a problem, and how often it came before."""
 
 
-def plan(count: int, settings: PpoSettings) -> list[list[Question]]:
+def question_order(count: int, settings: PpoSettings) -> list[list[Question]]:
     """For each update its questions. Every epoch over the `count` questions in a new order, no question left out."""
     size = settings.questions_per_update
     needed = size * settings.updates
@@ -107,13 +107,13 @@ class Trainer:
     actor: ActorCritic
     reference: Reference
     collector: Collector
-    plan: list[list[Question]]
+    questions: list[list[Question]]
     max_tokens_per_batch: int
     about: dict[str, Any]
 
     def run(self) -> None:
-        with console.progress("training", total=len(self.plan)) as advance:
-            for questions in self.loop.updates(self.plan):
+        with console.progress("training", total=len(self.questions)) as advance:
+            for questions in self.loop.updates(self.questions):
                 metrics = self.update(questions[self.loop.rank :: self.loop.world])
                 self.loop.log(metrics)
                 note = f"accuracy {metrics['accuracy']:.3f}, KL {metrics['kl_k3']:.4f}"
@@ -220,8 +220,8 @@ class Trainer:
 
     def _report(self, metrics: dict[str, Any]) -> None:
         """A line every tenth of the run, for who reads a log and not a terminal."""
-        every = max(1, len(self.plan) // 10)
-        if self.loop.done % every == every - 1 or self.loop.done + 1 == len(self.plan):
+        every = max(1, len(self.questions) // 10)
+        if self.loop.done % every == every - 1 or self.loop.done + 1 == len(self.questions):
             console.log(
                 f"{metrics['samples']:,} samples: reward {metrics['reward']:.3f}, accuracy {metrics['accuracy']:.3f}, "
                 f"KL {metrics['kl_k3']:.4f}, entropy {metrics['entropy']:.2f}, truncated {metrics['truncated']:.1%}"
@@ -234,7 +234,7 @@ class Trainer:
             if settings.lora_rank == 0:
                 trained.eval()
             adapters.save(trained, self.policy, self.checkpoint.partial)
-            totals = {"updates": len(self.plan), "samples": len(self.plan) * settings.batch_size}
+            totals = {"updates": len(self.questions), "samples": len(self.questions) * settings.batch_size}
             self.checkpoint.finish(self.about | totals)
         self.loop.accelerator.end_training()
 
@@ -275,7 +275,8 @@ def build(
     checkpoint: Checkpoint,
     about: dict[str, Any],
 ) -> Trainer:
-    """The parts of a run, checked against each other before anything is drawn."""
+    """The parts of a run, checked against each other before anything is drawn; `about` goes into the checkpoint's
+    marker."""
     accelerator = make_accelerator(settings.device, settings.dtype, settings.log_with, checkpoint.partial)
     settings.check_world(accelerator.num_processes)
     check_output_layer(policy)
@@ -294,7 +295,7 @@ def build(
     # hold is left out of it, the same whether the run begins or continues.
     learnable = sum(parameter.numel() for parameter in actor.parameters() if parameter.requires_grad)
     engine = HFEngine(policy, reserved=12 * learnable)  # bytes: a gradient and AdamW's two moments
-    updates = plan(len(problems), settings)
+    updates = question_order(len(problems), settings)
     loop = Loop(accelerator, actor, settings, len(updates), checkpoint, settings.epochs * settings.minibatches)
     loop.model.train()
     collector = Collector(policy, engine, scorer, form, settings)
@@ -305,31 +306,22 @@ def build(
     }  # fmt: skip
     return Trainer(
         policy=policy, problems=problems, settings=settings, checkpoint=checkpoint, loop=loop, actor=actor,
-        reference=reference, collector=collector, plan=updates, about=about,
+        reference=reference, collector=collector, questions=updates, about=about,
         max_tokens_per_batch=settings.batch_tokens or (limits.CPU_PPO_TOKENS if on_cpu else limits.GPU_PPO_TOKENS),
     )  # fmt: skip
 
 
-def train(
-    policy: LanguageModel,
-    problems: Sequence[Record],
-    scorer: RewardScorer,
-    form: PromptForm,
-    settings: PpoSettings,
-    checkpoint: Checkpoint,
-    about: dict[str, Any],
-) -> None:
-    """Trains `policy` on `problems` and writes the finished checkpoint; `about` goes into its marker.
+def train(trainer: Trainer) -> None:
+    """Takes a run through its updates and writes the finished checkpoint.
 
     Raises Diverged where the run went wrong; its message names the last good checkpoint.
     """
-    trainer = build(policy, problems, scorer, form, settings, checkpoint, about)
     try:
         trainer.run()
     except Diverged as error:
         if not trainer.loop.is_main:
             raise
-        good = checkpoint.release_snapshot()
-        left = f"the last good checkpoint is {good}" if good else f"{policy.name} is the last good one (--save-every)"
+        good, start = trainer.checkpoint.release_snapshot(), trainer.policy.name
+        left = f"the last good checkpoint is {good}" if good else f"{start} is the last good one (--save-every)"
         raise Diverged(f"{error}; {left}") from None
     trainer.finish()

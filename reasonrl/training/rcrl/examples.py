@@ -25,7 +25,7 @@ from reasonrl.training.batching import Example
 
 
 @dataclass(frozen=True)
-class Solution:
+class LabelledSolution:
     """A solution with the label of each of its steps. It is right if its last step is good: that one's value is the
     solution's own return."""
 
@@ -47,7 +47,7 @@ def labels_of(values: Sequence[float], threshold: float, labels: Labels) -> list
 
 def to_solution(
     record: Record, encode: StepEncoder, form: PromptForm, labels: Labels, threshold: float | None
-) -> Solution | None:
+) -> LabelledSolution | None:
     """A labelled record's solution; None for one without a step. With a threshold, labels are made from
     `step_values.mc`, else they are the record's own.
 
@@ -71,10 +71,12 @@ def to_solution(
         return None
     prompt_ids = encode.encode_prompt(prompt_text(record, form, encode.policy.tokenizer))
     good = [name == labels.names[0] for name in names]
-    return Solution(str(record.get("id")), prompt_ids, encode(record), good)
+    return LabelledSolution(str(record.get("id")), prompt_ids, encode(record), good)
 
 
-def balance(solutions: Sequence[Solution], seed: int) -> tuple[list[tuple[Solution, list[bool]]], dict[str, Any]]:
+def balance(
+    solutions: Sequence[LabelledSolution], seed: int
+) -> tuple[list[tuple[LabelledSolution, list[bool]]], dict[str, Any]]:
     """Chooses what is learned → solutions with which of their steps are, and counts.
 
     Each solution of a question is taken once. Of right and wrong ones, those that are more are thinned out at random
@@ -107,7 +109,7 @@ def balance(solutions: Sequence[Solution], seed: int) -> tuple[list[tuple[Soluti
     return [one for one in chosen if any(one[1])], counts
 
 
-def to_example(solution: Solution, learned: Sequence[bool], label_ids: tuple[list[int], list[int]]) -> Example:
+def to_example(solution: LabelledSolution, learned: Sequence[bool], label_ids: tuple[list[int], list[int]]) -> Example:
     """What a solution teaches: its tokens with labels between them, of which those of the learned steps are learned.
 
     label_ids: of the good and the bad label. EOS belongs to the last step; where that ends with a newline, its label
