@@ -87,9 +87,15 @@ class RewardScorer:
     @property
     def is_full(self) -> bool:
         """Whether a reward has as many records as it can use; always, where none works in batches."""
-        capacities = [reward.capacity for reward in self.rewards]
-        full = (filled >= capacity for filled, capacity in zip(self._filled, capacities, strict=True) if capacity)
-        return not any(capacities) or any(full)
+        pairs = zip(self._filled, self.rewards, strict=True)
+        return not self.works_in_batches or any(
+            filled >= reward.capacity for filled, reward in pairs if reward.capacity
+        )
+
+    @property
+    def works_in_batches(self) -> bool:
+        """Whether a reward is better asked for many records at a time."""
+        return any(reward.capacity for reward in self.rewards)
 
     @property
     def is_empty(self) -> bool:

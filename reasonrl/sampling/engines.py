@@ -50,7 +50,7 @@ def has_gpu() -> bool:
 
 def start(settings: SampleSettings, seed: int = 0) -> tuple[ModelTokenizer, Engine]:
     """The model (with weights for the hf engine alone) and its engine. seed: for engines that draw with their own."""
-    engine, arguments = choose(settings), parse_arguments(settings.engine_arg)
+    arguments, engine = parse_arguments(settings.engine_arg), choose(settings)
     if engine == "hf":
         from reasonrl.sampling.hf.engine import HFEngine
 

@@ -16,8 +16,8 @@ def show(settings: SampleSettings, problems: list[Record], shown: exemplars.Exem
     from reasonrl.models.prompt_form import prompt_form
     from reasonrl.sampling import engines
 
+    engines.parse_arguments(settings.engine_arg)  # raises where they are none
     engine = engines.choose(settings)
-    engines.parse_arguments(settings.engine_arg)
     policy = load_tokenizer(settings.model)
     form = prompt_form(settings, policy.directory)
     condition = labels.condition(settings.condition, policy.directory, settings.model)

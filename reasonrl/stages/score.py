@@ -122,6 +122,8 @@ class Stream:
             try:
                 self.out.write(with_score(pending.record, score))
             except RecordError as error:
+                if not self.scorer.works_in_batches:  # it is the record of this very line
+                    raise
                 raise ReasonRLError(f"{pending.place}: {error}") from None
 
     def finish(self) -> None:

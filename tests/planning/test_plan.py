@@ -52,7 +52,9 @@ def test_every_recipe_plans_with_every_preset_and_makes_nothing(environment, tmp
 
 def test_tables_one_and_two_of_tiny_are_planned_within_ninety_minutes(environment):
     for recipe in ("table1", "table2"):
-        plans = [json.loads(line) for line in by_recipe(environment, recipe, "tiny").stdout.splitlines()]
+        done = by_recipe(environment, recipe, "tiny")
+        assert done.returncode == 0, done.stderr
+        plans = [json.loads(line) for line in done.stdout.splitlines()]
         assert sum(plan["seconds"] for plan in plans) < 90 * 60
 
 

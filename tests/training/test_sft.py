@@ -149,7 +149,7 @@ def test_every_epoch_sees_every_example_once(count, size, epochs, seed):
 )
 def test_ranks_and_microbatches_lose_nothing(sizes, max_tokens, world):
     examples = [Example([number] * p, [1] * c) for number, (p, c) in enumerate(sizes)]
-    parts = [part for rank in range(world) for part in microbatches(share(examples, rank, world), max_tokens, 0)]
+    parts = [part for rank in range(world) for part in microbatches(share(examples, rank, world), max_tokens)]
     assert sum(len(part.targets) for part in parts) == sum(c for _, c in sizes)
     assert all(part.input_ids.numel() <= max(max_tokens, part.input_ids.shape[1]) for part in parts)
 
@@ -197,7 +197,7 @@ def test_gradients_do_not_depend_on_microbatches_or_on_chunks_of_the_vocabulary(
 
     def gradient(max_tokens):
         policy.model.zero_grad()
-        for part in microbatches(examples, max_tokens, 0):
+        for part in microbatches(examples, max_tokens):
             (-logprobs(part.input_ids, part.loss_mask, part.targets).sum() / 100).backward()
         return torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
@@ -349,7 +349,7 @@ def test_a_max_grad_norm_of_0_clips_nothing(tmp_path):
         loop = Loop(make_accelerator("cpu", "fp32"), model, settings, 3, checkpoint)
         for scale in (1.0, 100.0, 1.0):
             metrics = loop.gradient_update(
-                [collate([Example([1], [2])], 0)], lambda _, scale=scale: scale * model(torch.ones(3)).sum()
+                [collate([Example([1], [2])])], lambda _, scale=scale: scale * model(torch.ones(3)).sum()
             )
         return model.weight.detach().clone(), metrics["grad_norm"]
 
