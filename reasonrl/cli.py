@@ -81,8 +81,7 @@ def run(arguments: list[str]) -> int:
     console.set_up(stage, False)
     try:
         command = typer.main.get_command(app)
-        prefix = options.ENVIRONMENT
-        with command.make_context("reasonrl", list(arguments), auto_envvar_prefix=prefix) as context:
+        with command.make_context("reasonrl", list(arguments)) as context:
             command.invoke(context)
         streams.finish_stdout()
         return 0

@@ -17,7 +17,6 @@ from reasonrl.settings.resolve import Given, resolve
 # Typer has its own copy of click and exports little of it: this is the class that all complaints of its parser have.
 ParserError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-ENVIRONMENT = "REASONRL"
 EVERY_STAGE = (
     ("--config FILE", "Settings from a TOML file: default < preset < FILE < environment < command line."),
     ("-q, --quiet", "Print only warnings and errors on stderr."),
@@ -35,13 +34,21 @@ def signature(stage: type[StageSettings]) -> list[inspect.Parameter]:
         if one.is_argument:
             option = typer.Argument(metavar=one.metavar, help=one.about.help, show_default=False)
         else:
-            option = typer.Option(*one.flags, metavar=one.metavar or None, help=one.about.help, envvar=one.about.env)
+            option = typer.Option(
+                *one.flags, metavar=one.metavar or None, help=one.about.help, envvar=variables(one, stage.STAGE)
+            )
         default = ... if one.is_required else None
         annotation = Annotated[kind if one.is_required else kind | None, option]
         parameters.append(
             inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
     return parameters
+
+
+def variables(one: Declared, stage: str) -> list[str]:
+    """The variables of the environment that give a setting, the first that is set counts: REASONRL_STAGE_NAME, and for
+    some a shorter one that all stages share."""
+    return [f"REASONRL_{stage}_{one.name}".upper(), *([one.about.env] if one.about.env else [])]
 
 
 def given(context: typer.Context, values: Mapping[str, Any], stage: type[StageSettings]) -> dict[str, Given]:
@@ -67,9 +74,7 @@ def parse(stage: type[StageSettings], arguments: Sequence[str], preset_of: Calla
     register(app, stage, command, "")
     parser = typer.main.get_command(app)
     try:
-        with parser.make_context(
-            stage.STAGE, list(arguments), auto_envvar_prefix=f"{ENVIRONMENT}_{stage.STAGE.upper()}"
-        ) as context:
+        with parser.make_context(stage.STAGE, list(arguments)) as context:
             parser.invoke(context)
     except ParserError as error:
         raise UsageError(f"{stage.STAGE}: {error.format_message()}") from None
@@ -82,15 +87,10 @@ def _print_version(is_given: bool) -> None:
         raise typer.Exit
 
 
-def _switch(*flags: str, **more: Any) -> Any:
-    """A flag of every stage; it has no variable in the environment."""
-    return typer.Option(*flags, allow_from_autoenv=False, **more)
-
-
-Config = Annotated[str | None, _switch("--config", metavar="FILE", help=EVERY_STAGE[0][1])]
-Quiet = Annotated[bool, _switch("--quiet", "-q", help=EVERY_STAGE[1][1])]
-Debug = Annotated[bool, _switch("--debug", help=EVERY_STAGE[2][1])]
-Version = Annotated[bool, _switch("--version", callback=_print_version, is_eager=True, help=EVERY_STAGE[3][1])]
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help=EVERY_STAGE[0][1])]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=EVERY_STAGE[1][1])]
+Debug = Annotated[bool, typer.Option("--debug", help=EVERY_STAGE[2][1])]
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help=EVERY_STAGE[3][1])]
 
 
 def register(app: typer.Typer, stage: type[StageSettings], command: Callable[..., None], help: str) -> None:

@@ -78,6 +78,13 @@ def test_the_preset_itself_may_come_from_anywhere(tmp_path):
     assert parse(SftSettings, "", REASONRL_MODEL="another").preset == "paper"
 
 
+def test_a_variable_of_the_stage_counts_before_the_one_that_all_stages_share():
+    both = {"REASONRL_MODEL": "shared", "REASONRL_SFT_MODEL": "own"}
+    assert parse(SftSettings, "", **both).model == "own"
+    assert parse(SampleSettings, "", **both).model == "shared"
+    assert parse(SftSettings, "--model given", **both).model == "given"
+
+
 def test_a_run_follows_the_order_and_its_sidecar_says_where_values_came_from(sh, tmp_path):
     (tmp_path / "c.toml").write_text("[sample]\nk = 2\nmax-tokens = 8\n[score]\nanswer = 'flexible'\n")
     done = sh("reasonrl sample --limit 2 --config c.toml -o a.jsonl -q", REASONRL_SAMPLE_MAX_TOKENS="4")
