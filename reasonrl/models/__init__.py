@@ -1,1 +1,1 @@
-"""Policies: loading, saving, and what a checkpoint remembers."""
+"""Models: loading, saving, and what a checkpoint remembers."""

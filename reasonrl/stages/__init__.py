@@ -1,1 +1,1 @@
-"""One file for each subcommand: its flags, its help with examples, and what it does with the parts below."""
+"""One file for each subcommand: its help with examples, and what it does with the parts below."""

@@ -32,10 +32,9 @@ def rcrl(settings: RcrlSettings) -> None:
       checkpoint=$(reasonrl rcrl --task mini -o runs/rcrl --resume)
     """
     _check(settings)
-    frame = training.Frame(settings, settings.data, settings.task or "mini") if settings.output else None
+    frame = training.Frame(settings, settings.data, settings.task) if settings.output else None
     run = frame.run if frame else Run(settings)
     if settings.data:
-        provenance.refuse_unfinished(settings.data)
         files, limit = settings.data, settings.limit
     else:
         problems, readers = source.problems(settings)

@@ -1,1 +1,1 @@
-"""Problems: where they come from, how they are put to a model, how an answer is read. Never imports torch."""
+"""Problems: where they come from."""

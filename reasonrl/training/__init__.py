@@ -1,1 +1,1 @@
-"""Trainers, one readable file for each algorithm. What two of them share is in loop, losses or batching."""
+"""Trainers: what they share, and a room for each algorithm."""
