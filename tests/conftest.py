@@ -1,11 +1,16 @@
 """The real binary in a temporary directory, real data where there is some, and no silent skips."""
 
+import atexit
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers' spinning threads would slow each other tenfold
 
 ROOT = Path(__file__).resolve().parents[1]
+FORK_SERVER = Path(__file__).parent / "forkserver.py"
 DATA = Path(os.environ.get("REASONRL_DATA") or ROOT.parent / "shared" / "data")
 
 
@@ -31,11 +37,33 @@ class Done(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+@cache
+def fork_server() -> str:
+    """The socket of a server that forks a process for each `reasonrl …` of a test, one for each worker of pytest."""
+    directory = tempfile.mkdtemp(prefix="reasonrl-tests-")
+    path = f"{directory}/socket"
+    server = subprocess.Popen(
+        [sys.executable, FORK_SERVER, "serve", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    atexit.register(lambda: (server.kill(), shutil.rmtree(directory, ignore_errors=True)))
+    assert server.stdout.readline() == b"ready\n", "the fork server did not start"
+    return path
+
+
+def command(*words) -> list[str]:
+    """The command line `reasonrl WORD …` of a test that does not look at the process itself."""
+    if os.environ.get("FORK") == "0":  # real processes, which take ten times as long
+        return [sys.executable, "-m", "reasonrl", *map(str, words)]
+    return [sys.executable, "-I", "-S", str(FORK_SERVER), fork_server(), *map(str, words)]
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """Variables under which `reasonrl` is the package under test, and nothing of the tester's settings leaks in."""
     bin = tmp_path_factory.mktemp("bin")
-    (bin / "reasonrl").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m reasonrl "$@"\n')
+    real, fork = f'exec "{sys.executable}" -m reasonrl "$@"', f'exec {shlex.join(command())} "$@"'
+    (bin / "reasonrl").write_text(f'#!/bin/sh\n[ "$FORK" != 0 ] || {real}\n{fork}\n')
     (bin / "reasonrl").chmod(0o755)
     # Without bytecode each process would compile the package anew, which no user's does.
     settings = ("REASONRL_", "NO_COLOR", "FORCE_", "PYTHONDONTWRITEBYTECODE")
@@ -87,7 +115,7 @@ def killed_at(tmp_path, environment):
     many lines. Fails if the line ends before."""
 
     def run(line: str, file: str, count: int, timeout: float = 300) -> None:
-        process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=tmp_path, env=environment)
+        process = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=tmp_path, env=environment | {"FORK": "0"})
         written, until = tmp_path / file, time.time() + timeout
         while time.time() < until and not (written.exists() and written.read_bytes().count(b"\n") >= count):
             assert process.poll() is None, "the line ended before it could be killed"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import command
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
@@ -27,7 +28,7 @@ def test_one_round_on_gsm8k(smollm2, tmp_path):
         "OUT": str(tmp_path / "run"),
     }  # fmt: skip
     references = subprocess.run(
-        [sys.executable, "-m", "reasonrl", "data", "gsm8k", "--limit", "64", "-o", tmp_path / "references.jsonl"],
+        command("data", "gsm8k", "--limit", "64", "-o", tmp_path / "references.jsonl"),
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert references.returncode == 0, references.stderr

@@ -10,14 +10,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import command
 from safetensors.torch import load_file
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def reasonrl(*words, check=True, **more):
-    line = [sys.executable, "-m", "reasonrl", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, **more)
+    done = subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, **more)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -112,7 +112,7 @@ def test_the_line_of_the_design_runs_as_it_stands():
 
 
 def test_samples_leave_when_nothing_more_comes(reward_model, samples):
-    line = [sys.executable, "-m", "reasonrl", "score", "--reward", "orm", "--orm", str(reward_model)]
+    line = command("score", "--reward", "orm", "--orm", reward_model)
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
         for record in samples.read_bytes().splitlines()[:2]:
             process.stdin.write(record + b"\n")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from conftest import command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def policy():
 
 
 def reasonrl(*words, check=True, **more):
-    done = subprocess.run([sys.executable, "-m", "reasonrl", *map(str, words)], capture_output=True, text=True, **more)
+    done = subprocess.run(command(*words), capture_output=True, text=True, **more)
     assert not check or done.returncode == 0, done.stderr
     return done
 
