@@ -50,7 +50,7 @@ def test_one_round_on_gsm8k(smollm2, tmp_path):
     marker = json.loads((out / "round1" / "reasonrl.json").read_text())
     assert marker["examples"] == len(kept) + 64
     trained = lines(out / "round1" / "metrics.jsonl")
-    assert len(trained) == marker["steps"] and trained[-1]["loss"] < trained[0]["loss"] + 0.2
+    assert len(trained) == marker["updates"] and trained[-1]["loss"] < trained[0]["loss"] + 0.2
     for round_ in (0, 1):
         [record] = lines(out / f"round{round_}.metrics.jsonl")
         assert [(m["name"], m["k"], m["n"]) for m in record["metrics"]] == [("maj", 1, 16)]
