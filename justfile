@@ -1,13 +1,17 @@
-# `just` lists what can be done here; `just test` is what CI runs.
+# `just` lists what can be done here; `just lint`, `just test-all` and `just test-vllm` are what CI runs.
 
 python := env("PYTHON", "python")
 
 _default:
     @just --list
 
-# Install with everything a developer needs, and run all tests.
+# What the README runs: all tests but the long ones.
 test *ARGS:
     {{python}} -m pytest {{ARGS}}
+
+# The long ones too: learning, and SmolLM2 on GSM8K.
+test-all *ARGS:
+    {{python}} -m pytest -m "" {{ARGS}}
 
 # The tests that take no more than a few seconds each.
 test-fast *ARGS:

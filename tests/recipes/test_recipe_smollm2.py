@@ -17,6 +17,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "gsm8k").exists(), reason="REASONRL_DATA has no gsm8k")
 def test_one_round_on_gsm8k(smollm2, tmp_path):

@@ -159,6 +159,7 @@ def test_group_advantages_train_without_a_critic(sh, tmp_path, flags):
         assert set(line) == LOGGED - {"value_loss", "value_clip_fraction", "explained_variance"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("advantage", ["gae", "grpo", "rloo"])
 def test_it_learns_what_is_rewarded(sh, tmp_path, advantage):
@@ -202,6 +203,7 @@ def test_wrong_input_is_reported_in_one_line(sh, tmp_path, flags, complaint):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_lora_on_smollm2_makes_a_few_updates_on_gsm8k(sh, smollm2, data, tmp_path):
     """First sentences only, to be quick; too few for a right answer, so that the reward is of the test's own making."""
