@@ -21,11 +21,12 @@ test-fast *ARGS:
 test-vllm *ARGS:
     PYTHON={{python}} tests/vllm/run.sh {{ARGS}}
 
-# What CI checks beside the tests: format, lint, and the tree against docs/architecture.md.
+# What CI checks beside the tests: format, lint, the tree against docs/architecture.md, and the types.
 lint:
     ruff format --check .
     ruff check .
     {{python}} tools/structure.py
+    mypy reasonrl
 
 # Expert Iteration on the embedded default.
 demo *ARGS:

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import GenericAlias
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from reasonrl.settings.declare import GROUPS, Declared, StageSettings, declared
 from reasonrl.settings.resolve import Given, resolve
 
 # Typer has its own copy of click and exports little of it: this is the class that all complaints of its parser have.
-ParserError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+ParserError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 EVERY_STAGE = (
     ("--config FILE", "Settings from a TOML file: default < preset < FILE < environment < command line."),
@@ -30,7 +31,7 @@ def signature(stage: type[StageSettings]) -> list[inspect.Parameter]:
     """A stage's settings as parameters for Typer. All default to None: a value is one that was given."""
     parameters = []
     for one in declared(stage).values():
-        kind = list[one.plain_kind] if one.is_list else one.plain_kind
+        kind: Any = GenericAlias(list, one.plain_kind) if one.is_list else one.plain_kind
         if one.is_argument:
             option = typer.Argument(metavar=one.metavar, help=one.about.help, show_default=False)
         else:
@@ -38,7 +39,7 @@ def signature(stage: type[StageSettings]) -> list[inspect.Parameter]:
                 *one.flags, metavar=one.metavar or None, help=one.about.help, envvar=variables(one, stage.STAGE)
             )
         default = ... if one.is_required else None
-        annotation = Annotated[kind if one.is_required else kind | None, option]
+        annotation: Any = Annotated[kind if one.is_required else kind | None, option]
         parameters.append(
             inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )

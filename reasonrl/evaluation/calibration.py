@@ -55,9 +55,15 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # the name, which held_out.json has too, hides a method of tuples
     probability: float | None
     right: float | None
+
+    @property
+    def gap(self) -> float:
+        """How far the mean probability is from the fraction right, of a bin that is not empty."""
+        assert self.probability is not None and self.right is not None
+        return abs(self.probability - self.right)
 
 
 def reliability(probability: np.ndarray, label: np.ndarray) -> list[Bin]:
@@ -75,7 +81,7 @@ def reliability(probability: np.ndarray, label: np.ndarray) -> list[Bin]:
 def expected_calibration_error(bins: list[Bin]) -> float:
     """Mean distance of a bin's probability from its fraction right, weighted by count (Naeini et al. 2015)."""
     total = sum(part.count for part in bins)
-    return sum(part.count * abs(part.probability - part.right) for part in bins if part.count) / max(1, total)
+    return sum(part.count * part.gap for part in bins if part.count) / max(1, total)
 
 
 def platt(logit: np.ndarray, label: np.ndarray, iterations: int = 50) -> tuple[float, float]:

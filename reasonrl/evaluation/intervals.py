@@ -29,19 +29,19 @@ class Bootstrap:
 
     def estimate(self, values: Sequence[float]) -> Estimate:
         """values: one per question → their mean, and the 2.5% and 97.5% points of the resampled means."""
-        values = np.asarray(values, dtype=np.float64)
-        means = (self.counts @ values.astype(np.float32)).astype(np.float64) / self.n
+        given = np.asarray(values, dtype=np.float64)
+        means = (self.counts @ given.astype(np.float32)).astype(np.float64) / self.n
         low, high = np.quantile(means, (0.025, 0.975))
-        return Estimate(float(values.mean()), float(low), float(high), self.n)
+        return Estimate(float(given.mean()), float(low), float(high), self.n)
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean over seeds and its 95% interval by Student's t. One seed has no interval: (mean, mean, mean)."""
-    values = np.asarray(values, dtype=np.float64)
-    mean = float(values.mean())
+    given = np.asarray(values, dtype=np.float64)
+    mean = float(given.mean())
     if len(values) < 2:
         return mean, mean, mean
-    half = t975(len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
+    half = t975(len(values) - 1) * float(given.std(ddof=1)) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 

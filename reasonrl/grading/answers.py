@@ -113,7 +113,7 @@ def _read(number: re.Match) -> str | None:
     top, bottom = part["top"] or part["t"], part["bottom"] or part["b"]
     try:
         if top:
-            value = int(part["units"] or 0) + Fraction(_whole(top), _whole(bottom))
+            value: Fraction | int = int(part["units"] or 0) + Fraction(_whole(top), _whole(bottom))
         elif part["whole"]:
             value = int(part["whole"]) + Fraction(int(part["over"]), int(part["under"]))
         else:

@@ -4,13 +4,20 @@ import gzip
 import os
 import shutil
 import zlib
-from typing import BinaryIO
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from reasonrl.errors import ReasonRLError
 
 SUFFIXES = (".gz", ".zst")
 
 PIECE = 1 << 14  # compressed bytes at a time: what they unpack to is held in memory at once
+
+
+class Readable(Protocol):
+    """Bytes as they come: at most `size`, none at the end."""
+
+    def read1(self, size: int, /) -> bytes: ...
 
 
 class Gunzip(gzip.GzipFile):
@@ -34,14 +41,14 @@ class Unzstd:
 
         self._error = zstandard.ZstdError
         self._new_frame = lambda: zstandard.ZstdDecompressor().decompressobj()
-        self._frame = None
+        self._frame: zstandard.ZstdDecompressionObj | None = None
         self._file = open(path, "rb")
         self._left = b""
 
-    def __enter__(self):
+    def __enter__(self) -> "Unzstd":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read1(self, _size: int = -1) -> bytes:
@@ -61,7 +68,7 @@ class Unzstd:
         return b""
 
 
-def unpack(path: str) -> BinaryIO:
+def unpack(path: str) -> AbstractContextManager[Readable]:
     """Opens a file with one of SUFFIXES for reading (`read1`, context manager). Raises OSError as open does, and
     ReasonRLError for an empty file: even of nothing both formats make some bytes."""
     if os.path.isfile(path) and not os.path.getsize(path):
@@ -74,7 +81,7 @@ def pack(plain: str, packed: str, named: str) -> None:
     with open(plain, "rb") as source, open(packed, "wb") as target:
         if named.endswith(".gz"):
             # Neither name nor time in the header: the same records give the same bytes.
-            packer = gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=6, mtime=0)
+            packer: Any = gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=6, mtime=0)
         else:
             import zstandard
 

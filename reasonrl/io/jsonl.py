@@ -12,11 +12,12 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -94,11 +95,12 @@ class Reader:
             self._at_end = True
 
 
-def _open_input(path: str) -> BinaryIO:
+def _open_input(path: str) -> contextlib.AbstractContextManager[compressed.Readable]:
     if path == "-":
         if sys.stdin is None:
             raise UsageError("stdin is closed; name a file, or pipe records in")
-        return contextlib.nullcontext(sys.stdin.buffer)  # left open when the reader is done with it
+        # Left open when the reader is done with it.
+        return contextlib.nullcontext(cast(io.BufferedReader, sys.stdin.buffer))
     try:
         return compressed.unpack(path) if path.endswith(compressed.SUFFIXES) else open(path, "rb")
     except FileNotFoundError:
@@ -261,6 +263,7 @@ class Sink:
         """A record that is already JSON, without its newline."""
         self.count += 1
         if self.count <= self._to_compare:
+            assert self._earlier is not None  # it is there where there is something to compare
             if self._earlier.readline() != line + b"\n":
                 raise UsageError(f"{self.partial}: record {self.count} {OTHER}")
             return

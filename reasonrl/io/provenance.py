@@ -16,7 +16,8 @@ import reasonrl
 from reasonrl import console
 from reasonrl.errors import AlreadyDone, UsageError
 from reasonrl.io import jsonl, streams
-from reasonrl.settings.declare import StageSettings, declared
+from reasonrl.settings.declare import declared
+from reasonrl.settings.shared import OutputSettings
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm", "numpy")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -78,7 +79,7 @@ RENAMED = {"clip": "max_grad_norm", "set_": "labels"}
 class Run:
     """One run of a stage: its settings, and what it has read that they do not name."""
 
-    def __init__(self, settings: StageSettings):
+    def __init__(self, settings: OutputSettings):
         self.settings = settings
         self.read: dict[str, str] = {}  # what was read under no name of the settings → its hash
 

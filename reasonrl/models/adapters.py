@@ -3,19 +3,21 @@
 import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from reasonrl.models.language_model import ModelTokenizer, is_adapter
 
 
 def add_lora(
-    model: nn.Module, rank: int, seed: int, task_type: str | None = None, last: int | None = None
-) -> nn.Module:
+    model: PreTrainedModel, rank: int, seed: int, task_type: str | None = None, last: int | None = None
+) -> Any:
     """A model of transformers with a fresh adapter on every linear layer of its trunk, which alone learns. PEFT lets
-    the head of a token classifier learn whole.
+    the head of a token classifier learn whole. What PEFT puts around the model passes on all that it does not have
+    itself: it stands where the model stood.
 
     last: adapt the last so many transformer blocks only. Nothing flows back through those below, which saves their
     share of the backward pass, two thirds of an update's work.
@@ -23,7 +25,7 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    trunk = model.base_model
+    trunk: Any = model.base_model
     layers = {name.rpartition(".")[2] for name, layer in trunk.named_modules() if isinstance(layer, nn.Linear)}
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(layers), task_type=task_type)
     if last is not None:
@@ -32,8 +34,9 @@ def add_lora(
     return get_peft_model(model, config)
 
 
-def save(model: nn.Module, start: ModelTokenizer, directory: str | Path, *, goes_on: bool = False) -> None:
-    """Saves the trained weights, and the tokenizer of the model that training started from, into `directory`.
+def save(model: Any, start: ModelTokenizer, directory: str | Path, *, goes_on: bool = False) -> None:
+    """Saves the trained weights, and the tokenizer of the model that training started from, into `directory`. model:
+    of transformers, or what PEFT put around one.
 
     An adapter trained on a merged adapter is merged too: its base exists nowhere else. `goes_on`: training does, so it
     is a copy that is merged.
@@ -58,4 +61,5 @@ def _mend(generation: GenerationConfig | None) -> None:
         if generation is not None:
             generation.validate(strict=True)
     except ValueError:
+        assert generation is not None  # None has nothing to validate
         generation.do_sample = True

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from reasonrl import console
 from reasonrl.errors import ReasonRLError, UsageError
@@ -46,7 +47,7 @@ def convert(file: str, directory: str | Path) -> None:
     directory = Path(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     except ImportError as error:
         raise ReasonRLError(f"{file}: {error}; pip install 'reasonrl[gguf]'") from None
     except Exception as error:

@@ -7,9 +7,10 @@ training and sampling both put them in with `interleave`, at the places that `st
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from torch import nn
 
 from reasonrl.errors import RecordError, UsageError
 from reasonrl.grading.steps import step_starts, steps
@@ -81,10 +82,11 @@ def add_tokens(policy: LanguageModel, labels: Labels) -> None:
     policy.tokenizer.add_special_tokens({"additional_special_tokens": list(labels.names)}, False)
     new = policy.tokenizer.convert_tokens_to_ids(list(labels.names))
     model = policy.model
-    if (size := len(policy.tokenizer)) > model.get_input_embeddings().weight.shape[0]:
+    if (size := len(policy.tokenizer)) > cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]:
         model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
-        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # one and the same where tied
+        layers = model.get_input_embeddings(), model.get_output_embeddings()  # their weights are one where tied
+        for embeddings in cast("tuple[nn.Embedding, nn.Linear]", layers):
             known = embeddings.weight[:old].float()
             noise = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(0)).to(known.device)
             apart = known.std(0) * noise

@@ -184,10 +184,10 @@ def load_weights(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = load(known.directory, dtype=torch_dtype(dtype, where), attn_implementation=attn or "sdpa")
+            model: Any = load(known.directory, dtype=torch_dtype(dtype, where), attn_implementation=attn or "sdpa")
     except Exception as error:
         raise no_such_model(known.name, error) from None
-    return model.to(where).eval()
+    return model.to(where).eval()  # Any: transformers' annotation of `to` takes no device
 
 
 def _load_adapter(directory: str, **options: Any) -> PreTrainedModel:

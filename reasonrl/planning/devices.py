@@ -82,7 +82,7 @@ class Device:
             return self.measured[shape.family]
         near, size = ("tiny", TINY) if shape.parameters < 10 * TINY else ("smollm2", SMOLLM2)
         known, scale = self.measured[near], min(1.0, size / shape.parameters)
-        return Rates(*(rate * scale for rate in list(vars(known).values())[:-1]), known.start / max(scale, 0.1))
+        return Rates(*[*(rate * scale for rate in list(vars(known).values())[:-1]), known.start / max(scale, 0.1)])
 
     def start(self, shape: Shape, engine: bool = False) -> float:
         """Seconds from the command to the first token: imports, weights, and the engine's own start."""
@@ -101,7 +101,7 @@ class Device:
             rows = draw.sequences
         steps = total / rows if engine.vllm else math.ceil(draw.sequences / rows) * draw.longest
         living = total / steps
-        read = engine.itemsize * shape.parameters
+        read: float = engine.itemsize * shape.parameters
         read += living * shape.kv_bytes(engine.itemsize) * (draw.prompt + draw.tokens / 2)
         launch = 0.002 if engine.vllm else FORWARD_LAUNCH * shape.layers  # vLLM replays a graph: assumed
         work = 2 * shape.parameters * living

@@ -31,11 +31,14 @@ class Reward:
     """What every reward offers; the defaults are those of a reward that needs no more than a record.
 
     capacity: the sum of `size` over records that fills a call of `score`; None where one record is as good as many.
-    about: what a sidecar says of the reward, nothing for one that its name says all of.
     """
 
     capacity: int | None = None
-    about: dict[str, Any] | None = None
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """What a sidecar says of the reward; nothing for one that its name says all of."""
+        return None
 
     def prepare(self, record: Record) -> Any:
         """What `score` takes of a graded record. Raises RecordError if the record does not have it."""

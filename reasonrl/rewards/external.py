@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -25,6 +25,10 @@ from reasonrl.errors import UsageError
 from reasonrl.io import jsonl, streams
 from reasonrl.io.records import Record
 from reasonrl.rewards.base import Reward, RewardFailed, RewardResult
+
+if TYPE_CHECKING:  # `reasonrl --help` would wait for it
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
 
 GLANCE = 0.2  # seconds between checks of a running program: has it ended, does it print too much
 
@@ -115,7 +119,7 @@ class Function:
         if not Path(file).is_file():
             raise UsageError(f"--reward {file}:{function}: no file {file}")
         self.file, self.function, self.timeout = file, function, timeout
-        self._process = None
+        self._process: SpawnProcess | None = None
         self._start()
 
     def __call__(self, records: Sequence[Record]) -> list[float]:
@@ -164,8 +168,10 @@ class Function:
                     return answers
                 raise RewardFailed(answers, None)
         except (EOFError, OSError):  # ConnectionResetError, BrokenPipeError
+            assert self._process is not None  # `_start` comes first
             self._process.join()
             code = self._process.exitcode
+            assert code is not None  # as it has been joined
             problem = f"was killed by signal {-code}" if code < 0 else f"ended its process with exit code {code}"
         self.close()
         raise RewardFailed(problem, None)
@@ -202,13 +208,14 @@ class ExternalReward(Reward):
         self.verifier.close()
 
 
-def _serve(file: str, name: str, pipe) -> None:
+def _serve(file: str, name: str, pipe: "Connection") -> None:
     """The process of a Function: answers each list of records with a list, or with what went wrong in one line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     streams.silence_stdout()  # what the function prints is no record
     try:
         sys.path.insert(0, str(Path(file).resolve().parent))
         spec = importlib.util.spec_from_file_location(Path(file).stem, Path(file).resolve())
+        assert spec is not None and spec.loader is not None, "its name does not end in .py"
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         function = getattr(module, name)

@@ -30,12 +30,12 @@ def reward_specs(rewards: Sequence[str], weights: Sequence[str]) -> list[RewardS
     for text in rewards:
         parts = re.fullmatch(r"(?:([A-Za-z_]\w*)=)?(.+)", text, re.DOTALL)
         name = parts and (parts[1] or default_name(parts[2]))
-        if not name:
+        if not parts or not name:
             raise UsageError(f"--reward {text}: want {', '.join(BUILT_IN)}, FILE.py:FUNCTION, or 'cmd:PROGRAM'")
         if name in specs:
             raise UsageError(f"--reward {text}: there is a reward {name} already; NAME={parts[2]} names it otherwise")
         specs[name] = parts[2]
-    amount = dict.fromkeys(specs, 1)
+    amount: dict[str, float] = dict.fromkeys(specs, 1)
     for text in weights:
         name, equals, number = text.partition("=")
         try:

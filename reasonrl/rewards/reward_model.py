@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from reasonrl.errors import TooLong
 from reasonrl.grading.steps import step_ends, steps
@@ -70,7 +71,7 @@ class SolutionEncoder:
 
 @torch.inference_mode()
 def logits(
-    model: torch.nn.Module, solutions: Sequence[EncodedSolution], max_tokens_per_batch: int
+    model: PreTrainedModel, solutions: Sequence[EncodedSolution], max_tokens_per_batch: int
 ) -> list[list[float]]:
     """The reward model's logit at each of a solution's `ends`, solutions in their order."""
     per_solution: list[list[float]] = [[] for _ in solutions]

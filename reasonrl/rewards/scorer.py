@@ -187,7 +187,8 @@ class RewardScorer:
         return [NOTHING if pending.prepared[number] is UNREADABLE else next(results) for pending in batch]
 
     def _sum(self, results: Sequence[RewardResult]) -> Score:
-        total, final = 0, 0.0
+        total: float = 0  # a whole number where all rewards are
+        final = 0.0
         by_step: list[float] | None = None
         for spec, result in zip(self.specs, results, strict=True):
             total += spec.weight * result.reward

@@ -65,6 +65,7 @@ def start(settings: SampleSettings, seed: int = 0) -> tuple[ModelTokenizer, Engi
 
     numbers = {name: getattr(settings, name) for name in ("concurrency", "timeout", "retries")}
     numbers = {name: value for name, value in numbers.items() if value is not None}
+    assert settings.base_url is not None  # `choose` has seen to it
     return known, OpenAIEngine(known, settings.base_url, extra=arguments, **numbers)
 
 

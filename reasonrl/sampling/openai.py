@@ -311,13 +311,14 @@ class _Server:
     def _connect(self) -> http.client.HTTPConnection:
         if self.closed:
             raise ConnectionAbortedError
+        host, port = self.parts.hostname, self.parts.port
+        assert host is not None  # `__init__` has seen to it
+        connection: http.client.HTTPConnection
         if self.parts.scheme == "https":
             context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(
-                self.parts.hostname, self.parts.port, timeout=self.timeout, context=context
-            )
+            connection = http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
         else:
-            connection = http.client.HTTPConnection(self.parts.hostname, self.parts.port, timeout=self.timeout)
+            connection = http.client.HTTPConnection(host, port, timeout=self.timeout)
         self._own.connection = connection
         self._open.add(connection)
         return connection

@@ -11,7 +11,7 @@ from reasonrl.sampling.types import Completion, Request
 def in_order(
     requests: Iterable[Request],
     submit: Callable[[Request], Any],
-    wait: Callable[[set[Any]], None],
+    wait: Callable[[set[Any]], object],
     at_once: int,
 ) -> Iterator[list[Completion]]:
     """Yields the result of every request in turn, each as soon as it and those before it are there.

@@ -94,6 +94,7 @@ class VLLMEngine:
         )
         self.started += 1
         name = f"{self.started}-{request.id}"
+        assert self.engine is not None  # until `close`
         answers = self.engine.generate(
             {"prompt_token_ids": request.prompt_ids}, params, name, lora_request=self.adapter
         )

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from reasonrl.errors import UsageError
 from reasonrl.settings import presets
@@ -173,7 +173,15 @@ class StageSettings:
         return {name: getattr(self, name) for name in declared(type(self))}
 
 
-@cache
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _cached(function: Function) -> Function:
+    """`functools.cache`, but the result has the function's own type: mypy does not take a class for hashable."""
+    return cast(Function, cache(function))
+
+
+@_cached
 def declared(stage: type[StageSettings]) -> dict[str, Declared]:
     """The settings of a stage by name, in the order of their declaration."""
     kinds = get_type_hints(stage)

@@ -54,6 +54,7 @@ def from_config(stage: type[StageSettings], file: str) -> dict[str, Given]:
     try:
         tables = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
+        assert error.strerror is not None  # the system gives its reason
         raise UsageError(f"--config {file}: {error.strerror.lower()}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {file}: not TOML ({error})") from None

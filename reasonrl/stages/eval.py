@@ -35,7 +35,7 @@ def eval_(settings: EvalSettings) -> None:
       reasonrl eval greedy.jsonl sampled.jsonl --set algorithm=ei --set round=2 -o ei2.json
       reasonrl sample --k 8 | reasonrl score | reasonrl eval | jq '.metrics[] | select(.name == "pass")'
     """
-    labels = parse_labels(settings.labels)
+    labels: Record = parse_labels(settings.labels)
     samples = Samples()
     readers = jsonl.inputs(settings.scored)
     with provenance.open_output(provenance.Run(settings)) as out:

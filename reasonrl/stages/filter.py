@@ -1,5 +1,7 @@
 """`reasonrl filter`: keeps the samples worth training on."""
 
+from typing import Any
+
 from reasonrl import console
 from reasonrl.errors import RecordError
 from reasonrl.grading import equations
@@ -47,7 +49,7 @@ class Selection:
         """Raises RecordError for a record that lacks what the settings look at."""
         settings = self.settings
         if settings.min_reward is not None:
-            reward = record.get("reward")
+            reward: Any = record.get("reward")
             if type(reward) not in (int, float):
                 raise RecordError('no number in field "reward" (score the samples first)')
             if reward < settings.min_reward:

@@ -41,10 +41,11 @@ def rcrl(settings: RcrlSettings) -> None:
         run.has_read(readers)
         if frame:
             frame.checkpoint.open()
-        files = (settings.save_data or str(frame.checkpoint.partial / LABELLED),) if frame else (settings.save_data,)
-        limit = None
+        file = settings.save_data or (str(frame.checkpoint.partial / LABELLED) if frame else None)
+        assert file is not None  # `_check` has seen to it
+        files, limit = (file,), None
         with suppress(AlreadyDone):  # the labels; there is a policy to be made from them
-            _label(run, settings, files[0], problems, readers)
+            _label(run, settings, file, problems, readers)
     if frame:
         _learn(frame, settings, frame.read_records(files, limit))
 

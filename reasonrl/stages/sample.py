@@ -164,7 +164,7 @@ class Count:
 def _about(model: str, directory: str, form: "PromptForm", engine: str, shown: exemplars.Exemplars) -> dict[str, Any]:
     """What the sidecar says beyond the settings. The hash of a hub id is null: it is its own name."""
     digest = provenance.hash_files(directory) if os.path.isdir(directory) else None
-    about = {
+    about: dict[str, Any] = {
         "model": {"name": model, "directory": directory, "sha256": digest},
         "prompt": form.to_json(),
         "engine": engine,

@@ -10,6 +10,7 @@ from reasonrl.io import jsonl, provenance
 from reasonrl.io.records import Record
 from reasonrl.models.checkpoint import Checkpoint, read_marker
 from reasonrl.settings import OrmSettings, PpoSettings, RcrlSettings, SftSettings
+from reasonrl.settings.shared import ProblemSettings
 from reasonrl.tasks import source
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Frame:
         return rows[:limit]
 
     def read_problems(self) -> list[Record]:
+        assert isinstance(self.settings, ProblemSettings)  # ppo's or rcrl's
         problems, self.readers = source.problems(self.settings)
         self.run.has_read(self.readers)
         return problems

@@ -213,9 +213,10 @@ def _themes(kind: str) -> Iterator[Theme]:
     starts, turns, ends, words, slots = (
         getattr(scripts, f"{kind}_{part}") for part in ("STARTS", "TURNS", "ENDS", "WORDS", "SLOTS")
     )
-    chapters = [_moves(script) for script in (starts, turns, ends)]
+    first, later, last = (_moves(script) for script in (starts, turns, ends))
     for line in words.strip().splitlines():
-        yield Theme(*chapters, dict(zip(slots, [choices.split(", ") for choices in line.split(" : ")], strict=True)))
+        choices = [words_of_slot.split(", ") for words_of_slot in line.split(" : ")]
+        yield Theme(first, later, last, dict(zip(slots, choices, strict=True)))
 
 
 def _plural(noun: str) -> str:

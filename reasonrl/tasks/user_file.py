@@ -39,6 +39,7 @@ def load(file: str) -> UserTask:
     if not Path(file).is_file():
         raise UsageError(f"{file}: no such file")
     spec = importlib.util.spec_from_file_location(f"reasonrl_task_{Path(file).stem}", file)
+    assert spec is not None and spec.loader is not None  # as every name in .py gets
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # which dataclasses ask for
     sys.path.append(str(Path(file).resolve().parent))  # it may import what lies beside it
     try:

@@ -56,10 +56,11 @@ def run(loop: Loop, objective: Objective, examples: Sequence[Any], batch_size: i
             part, weight = share(batch, loop.rank, loop.world), 1.0
             if not part:
                 part, weight = batch[:1], 0.0
-            metrics = loop.gradient_update(
-                list(objective.microbatches(part)),
-                lambda one, weight=weight, size=size: weight * objective.loss(one) / size,
-            )
+
+            def loss(one: Any, weight: float = weight, size: int = size) -> torch.Tensor:
+                return weight * objective.loss(one) / size
+
+            metrics = loop.gradient_update(list(objective.microbatches(part)), loss)
             epoch = round((loop.done + 1) * settings.epochs / len(batches), 4)
             loop.log(metrics | {"epoch": epoch, "examples": len(batch)} | objective.describe(batch))
             advance(loop.done + 1, f"loss {metrics['loss']:.3f}, {loop.speed:,.0f} tokens/s")

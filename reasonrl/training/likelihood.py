@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from reasonrl import console
 from reasonrl.models import adapters
@@ -80,7 +81,7 @@ def train(
     accelerator.wait_for_everyone()
 
 
-def prepare_model(policy: LanguageModel, settings: SftSettings | RcrlSettings) -> torch.nn.Module:
+def prepare_model(policy: LanguageModel, settings: SftSettings | RcrlSettings) -> PreTrainedModel:
     """The policy's model, with a fresh LoRA adapter on every linear layer if the settings ask for one."""
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(policy.model)

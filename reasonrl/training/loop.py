@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -167,7 +167,7 @@ class Loop:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self._sync(last):
-                value = loss(part.to(self.accelerator.device))
+                value: Any = loss(part.to(self.accelerator.device))  # a tensor here, a number below
                 self.accelerator.backward(value * self.world)
             total += value.detach()
             self._tokens += part.input_ids.numel()
@@ -178,7 +178,7 @@ class Loop:
         if not (math.isfinite(value) and math.isfinite(norm)):
             wrong = f"the loss is {value}" if not math.isfinite(value) else f"the gradient's norm is {norm}"
             raise Diverged(f"{wrong} at update {self.done + 1}; try a smaller --lr (state of the last save is kept)")
-        rate = self.schedule.get_last_lr()[0]
+        rate = cast(float, self.schedule.get_last_lr()[0])  # a tensor only where the settings' was one
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,8 +200,8 @@ class Loop:
         """Tokens a second since the start of this process, all ranks together, padding included."""
         return self._tokens * self.world / max(1e-9, self._watch.seconds)
 
-    def finish(self) -> torch.nn.Module:
-        """The trained model, unwrapped."""
+    def finish(self) -> Any:
+        """The trained model, unwrapped: what the loop was given, of which `model` may be a wrapper."""
         if self._log:
             self._log.close()
         self.accelerator.wait_for_everyone()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from reasonrl.settings.limits import LOGITS
 
@@ -18,7 +19,7 @@ class TokenLogprobs(nn.Module):
     It is a module, and not a function of one, because data-parallel wrappers work on `forward`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
@@ -36,7 +37,7 @@ class TokenEvaluation(NamedTuple):
 
 
 def evaluate_tokens(
-    hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, temperature: float = 1.0, entropies: bool = False
+    hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor, temperature: float = 1.0, entropies: bool = False
 ) -> TokenEvaluation:
     """hidden (N, d), targets (N,) → log-probabilities and entropies under the softmax of head(hidden) / temperature.
 
@@ -54,7 +55,7 @@ def evaluate_tokens(
 
 
 def _evaluate(
-    hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, temperature: float, entropies: bool
+    hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor, temperature: float, entropies: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     logits = head(hidden).float()
     if temperature != 1:

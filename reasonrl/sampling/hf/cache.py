@@ -1,6 +1,7 @@
 """A key-value cache for decoding: written in place, grown by blocks, its rows dropped as samples finish."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -37,12 +38,12 @@ class DecodingCache(Cache):
     """
 
     def __init__(self, prefixes: Iterable[tuple[torch.Tensor, torch.Tensor]], k: int):
-        layers = []
+        layers: list[_Layer] = []
         for keys, values in prefixes:
             layer = _Layer(self._room(keys, k), self._room(values, k))
             layer.length = keys.shape[-2]
             layers.append(layer)
-        super().__init__(layers=layers)
+        super().__init__(layers=[*layers])
 
     @staticmethod
     def _room(prefix: torch.Tensor, k: int) -> torch.Tensor:
@@ -52,16 +53,21 @@ class DecodingCache(Cache):
         return store.view(prompts * k, heads, width + BLOCK, size)
 
     @property
+    def _own(self) -> list[_Layer]:
+        """The layers, all of the kind that they are made of above."""
+        return cast("list[_Layer]", self.layers)
+
+    @property
     def length(self) -> int:
-        return self.layers[0].length
+        return self._own[0].length
 
     @property
     def full(self) -> bool:
-        return self.length == self.layers[0].store_keys.shape[-2]
+        return self.length == self._own[0].store_keys.shape[-2]
 
     def reshape(self, rows: torch.Tensor | None) -> None:
         """Keeps the given rows (None: all), with room for another block."""
-        for layer in self.layers:
+        for layer in self._own:
             layer.store_keys = self._moved(layer.store_keys, rows, layer.length)
             layer.store_values = self._moved(layer.store_values, rows, layer.length)
 

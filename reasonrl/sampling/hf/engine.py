@@ -128,7 +128,7 @@ class HFEngine:
         lengths = lengths.repeat_interleave(k)
         padded = bool((lengths != width).any())
         columns = torch.arange(width + limit, device=self.device)
-        numbers = None
+        numbers: torch.Tensor  # for the positions of a block
 
         for position in range(limit):
             if position % BLOCK == 0:
@@ -172,7 +172,8 @@ class HFEngine:
             mask[row, width - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         places = (mask.cumsum(1) - 1).clamp(min=0)
-        parts, logits = [], []
+        parts: list[list[tuple[torch.Tensor, ...]]] = []
+        logits = []
         at_once = max(1, limits.PREFILL_TOKENS // width)
         for part in range(0, len(rows), at_once):
             some = slice(part, part + at_once)
@@ -191,14 +192,14 @@ class HFEngine:
 
 
 def _by_layer(
-    parts: list[list[tuple[torch.Tensor, torch.Tensor]]], owners: torch.Tensor | None
+    parts: list[list[tuple[torch.Tensor, ...]]], owners: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Keys and values of all prompts (in the order of `owners`), a layer at a time; that layer's parts are let go."""
     for number in range(len(parts[0])):
         joined = [torch.cat([part[number][which] for part in parts]) for which in (0, 1)]
         for part in parts:
-            part[number] = None
-        yield tuple(joined if owners is None else [tensor[owners] for tensor in joined])
+            part[number] = ()
+        yield (joined[0], joined[1]) if owners is None else (joined[0][owners], joined[1][owners])
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -296,7 +297,7 @@ class _StopStrings:
         if " " in last:
             last.add("▁")
         texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         may_end = [any(c in text or c in (name or "") for c in last) for text, name in zip(texts, names, strict=True)]
         # An output layer that is padded can draw ids that the tokenizer does not know.
         spare = policy.model.get_output_embeddings().weight.shape[0] - len(may_end)

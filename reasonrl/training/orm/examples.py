@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -59,7 +60,8 @@ class SolutionBatch:
 
     def to(self, device: torch.device) -> "SolutionBatch":
         parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return SolutionBatch(*(part if part is None else part.to(device) for part in parts))
+        moved: list[Any] = [part if part is None else part.to(device) for part in parts]
+        return SolutionBatch(*moved)
 
 
 def is_held_out(question: str, fraction: float, seed: int) -> bool:
@@ -111,14 +113,14 @@ def collate_rows(batch: Sequence[SolutionRow], prefixes: str) -> SolutionBatch:
             input_ids[number, place] = torch.tensor(ids[row.prompt :])
             positions[number, place] = torch.arange(row.prompt, len(ids))
             owner[number, place] = which
-            ends += ((number, end + shift, *rest) for end, *rest in _step_ends(example, prefixes))
+            ends += ((number, end + shift, label, weight) for end, label, weight in _step_ends(example, prefixes))
             # The solution's first token comes after the prompt, which is not shifted.
             tokens += (
                 (number, before + (shift if before >= row.prompt else 0), token, weight)
                 for before, token, weight in _next_tokens(example)
             )
             start = place.stop
-    shared = ()
+    shared: tuple[torch.Tensor, ...] = ()
     if any(len(row.examples) > 1 for row in batch):
         seen, seer = owner[:, None, :], owner[:, :, None]
         shared = positions, (((seen == 0) | (seen == seer)) & torch.ones(shape[1], shape[1]).tril().bool())[:, None]

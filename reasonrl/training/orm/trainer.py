@@ -20,11 +20,13 @@ fitted on the held-out questions afterwards (Platt 1999) and written into the he
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import PreTrainedModel
 
 from reasonrl import console
 from reasonrl.errors import UsageError
@@ -57,7 +59,7 @@ RELIABILITY = "reliability.png"
 
 
 def weighted_loss(
-    model: torch.nn.Module, part: SolutionBatch, output_embeddings: torch.Tensor | None = None, lm_weight: float = 0.0
+    model: PreTrainedModel, part: SolutionBatch, output_embeddings: torch.Tensor | None = None, lm_weight: float = 0.0
 ) -> torch.Tensor:
     """The loss of a microbatch, summed over its solutions: see the top. output_embeddings: (vocabulary, hidden)."""
     output = model(
@@ -67,18 +69,19 @@ def weighted_loss(
     logits = output.logits[part.rows, part.places, 0].float()
     loss = binary_cross_entropy_with_logits(logits, part.labels, part.weights, reduction="sum")
     if lm_weight:
+        assert output_embeddings is not None, "lm_weight needs output_embeddings"
         hidden = output.hidden_states[-1][part.token_rows, part.token_places]
         logits = (hidden @ output_embeddings.to(hidden.dtype).T).float()
         loss = loss + lm_weight * (part.token_weights * cross_entropy(logits, part.tokens, reduction="none")).sum()
     return loss
 
 
-def _output_embeddings(reward_model: RewardModel, model: torch.nn.Module) -> torch.Tensor:
+def _output_embeddings(reward_model: RewardModel, model: PreTrainedModel) -> torch.Tensor:
     """The output layer of the policy that the trunk came from. A token classifier keeps it only where it is the input
     embedding too."""
     if not model.config.tie_word_embeddings:
         raise UsageError(f"{reward_model.name}: --lm-weight needs a model whose input and output embeddings are one")
-    return model.get_input_embeddings().weight
+    return cast(nn.Embedding, model.get_input_embeddings()).weight
 
 
 class Verification:
@@ -156,7 +159,7 @@ def train(
     return report
 
 
-def prepare_model(reward_model: RewardModel, settings: OrmSettings) -> torch.nn.Module:
+def prepare_model(reward_model: RewardModel, settings: OrmSettings) -> PreTrainedModel:
     """The model, with a fresh LoRA adapter if the settings ask for one."""
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(reward_model.model)
@@ -168,7 +171,7 @@ def prepare_model(reward_model: RewardModel, settings: OrmSettings) -> torch.nn.
 
 
 def _evaluate(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     examples: Sequence[GradedSolution],
     max_tokens_per_batch: int,
     seed: int,
@@ -185,7 +188,7 @@ def _evaluate(
 
 
 def calibrate(
-    model: torch.nn.Module, examples: Sequence[GradedSolution], max_tokens_per_batch: int, seed: int
+    model: PreTrainedModel, examples: Sequence[GradedSolution], max_tokens_per_batch: int, seed: int
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Fits scale and shift of the head on the held-out solutions and reports what the model is worth on them: a report,
     and for each solution the probability at each of its step ends.

@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,8 +28,10 @@ class ValueHead(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden (N, d) → values (N,) float32."""
@@ -47,7 +49,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.temperature = temperature
         trunk = copy.deepcopy(policy.model.get_decoder()) if critic == "separate" else None
-        self.policy = adapters.add_lora(policy.model, lora_rank, seed, "CAUSAL_LM") if lora_rank else policy.model
+        self.policy: Any = adapters.add_lora(policy.model, lora_rank, seed, "CAUSAL_LM") if lora_rank else policy.model
         if trunk is not None and lora_rank:
             trunk = adapters.add_lora(trunk, lora_rank, seed)
         self.trunk = trunk

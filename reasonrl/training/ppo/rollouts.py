@@ -251,7 +251,7 @@ def evaluate(
                 block = torch.zeros_like(mask, dtype=torch.float32)
                 block[mask] = values.float().cpu()
                 tensors[name][rows] = block
-    return EvaluatedRollouts(**vars(scored), **tensors)
+    return EvaluatedRollouts(**vars(scored) | tensors)
 
 
 def estimate(

@@ -69,7 +69,7 @@ def minibatch_loss(
     tokens: float,
     *,
     actor_learns: bool,
-    sums: Counter,
+    sums: dict[str, Any],
 ) -> torch.Tensor:
     """A microbatch's share of a minibatch's loss; `tokens` is how many the minibatch has. Adds to `sums`."""
     explore = settings.entropy_coefficient

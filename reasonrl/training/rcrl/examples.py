@@ -54,7 +54,7 @@ def to_solution(
     Raises RecordError where they are missing or do not fit the steps.
     """
     names = record.get("labels")
-    values = (record.get("step_values") or {}).get("mc")
+    values: Any = (record.get("step_values") or {}).get("mc")
     has_values = type(values) is list and all(type(value) in (int, float) for value in values)
     if threshold is not None or names is None:
         if not has_values:
@@ -109,7 +109,7 @@ def balance(
     return [one for one in chosen if any(one[1])], counts
 
 
-def to_example(solution: LabelledSolution, learned: Sequence[bool], label_ids: tuple[list[int], list[int]]) -> Example:
+def to_example(solution: LabelledSolution, learned: list[bool], label_ids: tuple[list[int], list[int]]) -> Example:
     """What a solution teaches: its tokens with labels between them, of which those of the learned steps are learned.
 
     label_ids: of the good and the bad label. EOS belongs to the last step; where that ends with a newline, its label
