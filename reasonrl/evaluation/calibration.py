@@ -46,7 +46,7 @@ def auc_within(score: np.ndarray, label: np.ndarray, question: np.ndarray) -> fl
 
 
 def accuracy(probability: np.ndarray, label: np.ndarray) -> float:
-    """The fraction judged rightly by a threshold of one half."""
+    """The fraction that a threshold of one half classifies rightly."""
     return float(((probability >= 0.5) == (label == 1)).mean())
 
 
@@ -105,7 +105,7 @@ def platt(logit: np.ndarray, label: np.ndarray, iterations: int = 50) -> tuple[f
 def report(steps: Sequence[np.ndarray], label: np.ndarray, question: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """What a verifier is worth. steps: for each solution the probability at each of its step ends, in order.
 
-    All but `by_step` is about whole solutions, judged at their end.
+    All but `by_step` is about whole solutions, at their end.
     """
     final = np.array([of_steps[-1] for of_steps in steps])
     bins = reliability(final, label)

@@ -207,7 +207,7 @@ def check_output_layer(policy: LanguageModel) -> None:
     if not torch.allclose(model.get_output_embeddings()(hidden), logits, rtol=1e-3, atol=1e-3):
         kind = model.config.model_type
         raise UsageError(
-            f"{policy.name}: models of type {kind} change the output layer's logits, which cannot be learnt here"
+            f"{policy.name}: models of type {kind} change the output layer's logits, which cannot be trained here"
         )
 
 

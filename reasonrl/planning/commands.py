@@ -89,7 +89,7 @@ def _score(settings: ScoreSettings, world: World) -> Cost:
     return Cost(made.count, read=read, memory=memory, seconds=seconds)
 
 
-PER_RECORD = 3e-5  # seconds to read, judge and write a record with its token ids
+PER_RECORD = 3e-5  # seconds to read, grade and write a record with its token ids
 TRAINER = 1.5  # seconds to set up and save, beyond the start of a stage that only loads a model
 SORTED = 1.13  # padding where rollouts of similar length share a forward pass, as in PPO
 
@@ -169,9 +169,9 @@ def _ppo(settings: PpoSettings, world: World) -> Cost:
     if _asks_orm(settings):
         verifier = world.shape(settings.orm)
         held += 4 * verifier.parameters
-        judged = count * (world.prompt(problems.task, verifier) + draw.tokens)
-        seconds += device.read(verifier, judged, settings.batch_tokens or limits.GPU_REWARD_TOKENS, in_fp32=True)
-        read += judged
+        scored = count * (world.prompt(problems.task, verifier) + draw.tokens)
+        seconds += device.read(verifier, scored, settings.batch_tokens or limits.GPU_REWARD_TOKENS, in_fp32=True)
+        read += scored
     engine = PlannedEngine(False, device.itemsize if lora else 4, held)
     if device.is_gpu:
         seconds += updates * device.generate(shape, draw, settings.temperature, engine)

@@ -40,7 +40,7 @@ def cosine(update: int, total: int, warmup: int, floor: float) -> float:
 
 
 def without_dropout(model: torch.nn.Module) -> None:
-    """In RL it would make the new policy differ from the old one before anything is learnt (arXiv 2403.17031)."""
+    """In RL it would make the new policy differ from the old one before anything is learned (arXiv 2403.17031)."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -157,7 +157,7 @@ class Loop:
         loss: Callable[[Microbatch], torch.Tensor],
         frozen: Sequence[torch.nn.Parameter] = (),
     ) -> dict[str, float]:
-        """One step of AdamW. `loss` gives a microbatch's share of the loss: the shares are summed.
+        """One update by AdamW. `loss` gives a microbatch's share of the loss: the shares are summed.
 
         Gradients are averaged over processes, so a loss that is normalised over the whole minibatch (all ranks) is
         multiplied by their number here. `frozen` parameters stay as they are, and so does what the optimiser remembers

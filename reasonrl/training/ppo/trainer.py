@@ -3,7 +3,7 @@
 An update draws rollouts from the policy as it is, and takes `epochs` passes over them in `minibatches` gradient updates
 each:
 
-    gae:   r_t = verifier's reward at t − β (log π_old − log π_ref)_t,  A by GAE with a learnt value function, whitened
+    gae:   r_t = verifier's reward at t − β (log π_old − log π_ref)_t,  A by GAE with a learned value function, whitened
     rloo:  R = Σ verifier's rewards − β Σ (log π_old − log π_ref),  A = R − mean of the question's other samples
     grpo:  R = Σ verifier's rewards,  A = R whitened within its question;  β k3 stands in the loss instead
 
