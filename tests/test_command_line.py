@@ -155,6 +155,8 @@ def test_exit_codes(sh, tmp_path):
         "reasonrl score .": 2,
         "reasonrl score": 2,
         "reasonrl score in.jsonl --reward nonsense": 2,
+        "reasonrl score in.jsonl --reward named=nonsense": 2,
+        "reasonrl score in.jsonl --reward named=verify.txt:check": 2,
         "reasonrl score in.jsonl --answer nonsense": 2,
         "reasonrl filter in.jsonl --min-reward nan": 2,
         "reasonrl filter in.jsonl --per-question 0": 2,

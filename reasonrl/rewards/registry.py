@@ -29,9 +29,10 @@ def reward_specs(rewards: Sequence[str], weights: Sequence[str]) -> list[RewardS
     specs: dict[str, str] = {}
     for text in rewards:
         parts = re.fullmatch(r"(?:([A-Za-z_]\w*)=)?(.+)", text, re.DOTALL)
-        name = parts and (parts[1] or default_name(parts[2]))
-        if not parts or not name:
+        default = parts and default_name(parts[2])
+        if not parts or not default:  # what has no name of its own is no reward, whatever it is called
             raise UsageError(f"--reward {text}: want {', '.join(BUILT_IN)}, FILE.py:FUNCTION, or 'cmd:PROGRAM'")
+        name = parts[1] or default
         if name in specs:
             raise UsageError(f"--reward {text}: there is a reward {name} already; NAME={parts[2]} names it otherwise")
         specs[name] = parts[2]
