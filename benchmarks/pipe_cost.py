@@ -36,15 +36,15 @@ def main() -> None:
         "in turn": f"{first} > sampled.jsonl; {second} sampled.jsonl > scored.jsonl",
         "piped": f"{first} | {second} > scored.jsonl",
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(options.turns):
             for name, command in ways.items():
-                found[name].append(seconds(command, directory))
-    median = {name: statistics.median(times) for name, times in found.items()}
+                taken[name].append(seconds(command, directory))
+    median = {name: statistics.median(times) for name, times in taken.items()}
     print(f"`sample` and `score --reward orm`, {options.problems} problems × {options.k}, {os.cpu_count()} cores\n")
     print("| way | seconds (median) | fastest | slowest |\n| --- | --- | --- | --- |")
-    for name, times in found.items():
+    for name, times in taken.items():
         print(f"| {name} | {median[name]:.1f} | {min(times):.1f} | {max(times):.1f} |")
     ratio = median["piped"] / median["in turn"]
     print(f"\nratio {ratio:.2f}, at most {options.require}")

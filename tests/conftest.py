@@ -153,10 +153,10 @@ def smollm2(tmp_path_factory):
 def sample_record(number: int, **more) -> dict:
     """A sample of question number // 4, right where `number` is even."""
     question, k = divmod(number, 4)
-    said = question + number % 2
+    given = question + number % 2
     return {
         "id": f"q/{question}", "question": f"What is {question}?", "answer": str(question), "reference": None, "k": k,
-        "completion": f"It is {question} + {number % 2} = {said}.\n#### {said}", "temperature": 1.0, "finish": "eos",
+        "completion": f"It is {question} + {number % 2} = {given}.\n#### {given}", "temperature": 1.0, "finish": "eos",
     } | more  # fmt: skip
 
 

@@ -56,6 +56,14 @@ def test_long_files_functions_and_signatures_are_found(tmp_path, monkeypatch):
     ]
 
 
+def test_variables_that_say_nothing_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "ROOT", tmp_path)
+    (tmp_path / "words.py").write_text("def f(told, kept):\n    found = kept\n    return found.said\n")
+    assert sorted(structure.check_names([tmp_path / "words.py"])) == [
+        "words.py:1: told says nothing of what it holds", "words.py:2: found says nothing of what it holds"
+    ]  # fmt: skip
+
+
 def test_deferred_imports_count():
     """`io/provenance` is imported inside functions of `stages/sample`, and so are the engines."""
     arrows = set(structure.imports(structure.PACKAGE / "stages" / "sample.py"))

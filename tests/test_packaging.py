@@ -102,9 +102,9 @@ def flags(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", FIRST_FLAGS)
 def test_the_changelog_names_every_flag_that_came_or_went(stage):
     before = {f"--{name}" for name in FIRST_FLAGS[stage].split()}
-    said = set(re.findall(r"`(--[\w-]+)", since_the_first(read("CHANGELOG.md"))))
+    named = set(re.findall(r"`(--[\w-]+)", since_the_first(read("CHANGELOG.md"))))
     assert stage in STAGES or f"`{stage}`" in since_the_first(read("CHANGELOG.md"))
-    unsaid = (before ^ flags(stage)) - said
+    unsaid = (before ^ flags(stage)) - named
     assert not unsaid, f"say in CHANGELOG.md what became of {', '.join(sorted(unsaid))} of `{stage}`"
 
 
@@ -205,8 +205,8 @@ def test_links_of_a_page_lead_somewhere(page):
 
 def test_the_commands_that_contributors_are_told_are_there():
     recipes = set(re.findall(r"^([a-z][\w-]*)(?= [A-Z*]|:(?!=))", read("justfile"), re.M))
-    told = set(re.findall(r"`just ([\w-]+)`", read("CONTRIBUTING.md")))
-    assert {"lint", "test", "test-fast"} <= told <= recipes
+    mentioned = set(re.findall(r"`just ([\w-]+)`", read("CONTRIBUTING.md")))
+    assert {"lint", "test", "test-fast"} <= mentioned <= recipes
     (install,) = re.findall(r"^python3 -m venv .*$", read("CONTRIBUTING.md"), re.M)
     assert f"{install} && pytest" in read("README.md")
     for path in re.findall(r"pytest -n 0 (\S+)", read("CONTRIBUTING.md")):
@@ -227,8 +227,10 @@ def shapes(source: str) -> set[str]:
     """The letters of shapes such as (B, 1, T) in the docstrings and comments of a module; a shape has a capital."""
     texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
     texts += re.findall(r"# .*", source)
-    found = [re.split(", ?", shape) for text in texts for shape in re.findall(r"\((\w+(?:, ?\w+)*,?)\)", str(text))]
-    shaped = [parts for parts in found if len(parts) > 1 and any(re.fullmatch("[A-Z]", part) for part in parts)]
+    shapes_found = [
+        re.split(", ?", shape) for text in texts for shape in re.findall(r"\((\w+(?:, ?\w+)*,?)\)", str(text))
+    ]
+    shaped = [parts for parts in shapes_found if len(parts) > 1 and any(re.fullmatch("[A-Z]", part) for part in parts)]
     return {part for parts in shaped for part in parts if re.fullmatch("[A-Za-z]", part)}
 
 

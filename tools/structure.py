@@ -4,7 +4,8 @@
     python tools/structure.py --figures   prints lines, and the median and longest function
 
 Every module stands on one floor of that page; imports, deferred ones too, point to lower floors or stay in their room
-(the folder); no circle. No file has more than 400 lines, no function more than 80 or more than 8 parameters.
+(the folder); no circle. No file has more than 400 lines, no function more than 80 or more than 8 parameters. No
+variable is called by a word of grammar that says nothing of what it holds.
 """
 
 import ast
@@ -19,6 +20,7 @@ PACKAGE = ROOT / "reasonrl"
 PAGE = ROOT / "docs" / "architecture.md"
 CODE = ("reasonrl", "tests", "tools", "benchmarks", "recipes")
 MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS = 400, 80, 8
+EMPTY_WORDS = {"of", "found", "asked", "said", "told", "mine"}
 
 Function = tuple[str, int, int]
 """Place and name, lines, parameters."""
@@ -56,9 +58,11 @@ def imports(file: Path) -> Iterator[str]:
         for name in node.names:
             for candidate in ((*parts, name.name), parts):
                 target = ROOT.joinpath(*candidate)
-                found = next((one for one in (target.with_suffix(".py"), target / "__init__.py") if one.exists()), None)
-                if found:
-                    yield str(found.relative_to(PACKAGE))
+                module = next(
+                    (one for one in (target.with_suffix(".py"), target / "__init__.py") if one.exists()), None
+                )
+                if module:
+                    yield str(module.relative_to(PACKAGE))
                     break
 
 
@@ -116,6 +120,15 @@ def check_sizes(files: list[Path]) -> Iterator[str]:
                 yield f"{place}: {parameters} parameters, at most {MAX_PARAMETERS} (make them a settings object)"
 
 
+def check_names(files: list[Path]) -> Iterator[str]:
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            stored = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else None
+            name = node.arg if isinstance(node, ast.arg) else stored
+            if name in EMPTY_WORDS:
+                yield f"{file.relative_to(ROOT)}:{node.lineno}: {name} says nothing of what it holds"
+
+
 def main(words: list[str]) -> int:
     files = [file for folder in CODE for file in sorted((ROOT / folder).rglob("*.py"))]
     if words == ["--figures"]:
@@ -130,7 +143,7 @@ def main(words: list[str]) -> int:
     arrows = {name: set(imports(file)) - {name} for name, file in modules().items()}
     known = {name: targets & arrows.keys() for name, targets in arrows.items()}
     placed = floors(PAGE.read_text(encoding="utf-8"))
-    problems = [*check_floors(placed, known), *check_circles(known), *check_sizes(files)]
+    problems = [*check_floors(placed, known), *check_circles(known), *check_sizes(files), *check_names(files)]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -133,5 +133,5 @@ def test_demo_tells_the_story(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# Expert Iteration on mini") and "maj@1" in done.stdout
-    for said in ("Expert Iteration", "+ reasonrl sample", "+ reasonrl sft", "by-round.png", "What to try next"):
-        assert said in done.stderr
+    for text in ("Expert Iteration", "+ reasonrl sample", "+ reasonrl sft", "by-round.png", "What to try next"):
+        assert text in done.stderr
