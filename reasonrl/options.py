@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from reasonrl import __version__
 from reasonrl.errors import UsageError
-from reasonrl.settings.declare import GROUPS, Declared, StageSettings, declared
+from reasonrl.settings.declare import GROUPS, Declared, StageSettings, cached, declared
 from reasonrl.settings.resolve import Given, resolve
 
 # Typer has its own copy of click and exports little of it: this is the class that all complaints of its parser have.
@@ -66,20 +66,24 @@ def given(context: typer.Context, values: Mapping[str, Any], stage: type[StageSe
 
 def parse(stage: type[StageSettings], arguments: Sequence[str], preset_of: Callable[[str], str]) -> StageSettings:
     """The settings of a command line, without running it. Raises UsageError where the stage's own parser complains."""
-    captured: list[StageSettings] = []
+    parser = _parser(stage)
+    try:
+        with parser.make_context(stage.STAGE, list(arguments), obj=preset_of) as context:
+            return parser.invoke(context)
+    except ParserError as error:
+        raise UsageError(f"{stage.STAGE}: {error.format_message()}") from None
 
-    def command(context: typer.Context, config: str | None, **values: Any) -> None:
-        captured.append(resolve(stage, given(context, values, stage), config, preset_of))
+
+@cached
+def _parser(stage: type[StageSettings]) -> Any:
+    """A command whose result is its settings; the context's object gives the preset of a model."""
+
+    def command(context: typer.Context, config: str | None, **values: Any) -> StageSettings:
+        return resolve(stage, given(context, values, stage), config, context.obj)
 
     app = typer.Typer(add_completion=False)
     register(app, stage, command, "")
-    parser = typer.main.get_command(app)
-    try:
-        with parser.make_context(stage.STAGE, list(arguments)) as context:
-            parser.invoke(context)
-    except ParserError as error:
-        raise UsageError(f"{stage.STAGE}: {error.format_message()}") from None
-    return captured[0]
+    return typer.main.get_command(app)
 
 
 def _print_version(is_given: bool) -> None:
@@ -94,12 +98,12 @@ Debug = Annotated[bool, typer.Option("--debug", help=EVERY_STAGE[2][1])]
 Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help=EVERY_STAGE[3][1])]
 
 
-def register(app: typer.Typer, stage: type[StageSettings], command: Callable[..., None], help: str) -> None:
+def register(app: typer.Typer, stage: type[StageSettings], command: Callable[..., Any], help: str) -> None:
     """Adds a stage to an app. command: takes the context, the flags of every stage (`config`, `quiet`, `debug`,
     `version`), and the values of the stage's settings."""
 
-    def run(**values: Any) -> None:
-        command(**values)
+    def run(**values: Any) -> Any:
+        return command(**values)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [("config", Config, None), ("quiet", Quiet, False), ("debug", Debug, False), ("version", Version, False)]

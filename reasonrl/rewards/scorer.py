@@ -40,8 +40,8 @@ class RewardScorer:
     """The verdict, and the weighted sum of several rewards.
 
     answer: which reading of the final answer counts as correct. read: the task's own reader of answers, if it has one.
-    Records wait (`add`) until there are as many as a reward that works in batches can use (`is_full`); `flush` scores
-    them. `seconds` is what each reward has taken.
+    Where a reward works in batches, records wait (`add`) until there are as many as it can use (`is_full`), and `flush`
+    scores them; else `score_alone` does it at once. `seconds` is what each reward has taken for its batches.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class RewardScorer:
             except BaseException:
                 self.close()
                 raise
+        self.works_in_batches = any(reward.capacity for reward in self.rewards)
         self.seconds = [0.0] * len(specs)
         self._pending: list[Pending] = []
         self._filled = [0] * len(specs)
@@ -74,10 +75,15 @@ class RewardScorer:
         record |= graded.fields(self.flexible)
         return graded
 
-    def prepare(self, record: Record, place: str) -> Pending:
-        """A graded record, ready to be scored. Raises RecordError where a reward needs what it does not have, TooLong
-        where a reward model cannot read it whole."""
-        return Pending(record, place, [reward.prepare(record) for reward in self.rewards])
+    def prepare(self, record: Record) -> list[Any]:
+        """What each reward takes of a graded record. Raises RecordError where one needs what the record does not have,
+        TooLong where a reward model cannot read it whole."""
+        return [reward.prepare(record) for reward in self.rewards]
+
+    def score_alone(self, record: Record, prepared: Sequence[Any]) -> Score:
+        """The score of one record, where no reward works in batches."""
+        pairs = zip(self.rewards, prepared, strict=True)
+        return self._sum([reward.score((record,), (own,))[0] for reward, own in pairs])
 
     def add(self, pending: Pending) -> None:
         self._pending.append(pending)
@@ -86,16 +92,9 @@ class RewardScorer:
 
     @property
     def is_full(self) -> bool:
-        """Whether a reward has as many records as it can use; always, where none works in batches."""
+        """Whether a reward that works in batches has as many records as it can use."""
         pairs = zip(self._filled, self.rewards, strict=True)
-        return not self.works_in_batches or any(
-            filled >= reward.capacity for filled, reward in pairs if reward.capacity
-        )
-
-    @property
-    def works_in_batches(self) -> bool:
-        """Whether a reward is better asked for many records at a time."""
-        return any(reward.capacity for reward in self.rewards)
+        return any(filled >= reward.capacity for filled, reward in pairs if reward.capacity)
 
     @property
     def is_empty(self) -> bool:

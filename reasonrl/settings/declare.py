@@ -176,12 +176,12 @@ class StageSettings:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _cached(function: Function) -> Function:
+def cached(function: Function) -> Function:
     """`functools.cache`, but the result has the function's own type: mypy does not take a class for hashable."""
     return cast(Function, cache(function))
 
 
-@_cached
+@cached
 def declared(stage: type[StageSettings]) -> dict[str, Declared]:
     """The settings of a stage by name, in the order of their declaration."""
     kinds = get_type_hints(stage)

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from reasonrl import console
 from reasonrl.errors import ReasonRLError, RecordError, UsageError
@@ -11,9 +10,6 @@ from reasonrl.grading import equations
 from reasonrl.io import jsonl, provenance
 from reasonrl.io.records import Record, need_text, rewards_of
 from reasonrl.settings import EvalSettings
-
-if TYPE_CHECKING:
-    from reasonrl.evaluation.metrics import GradedSample
 
 DRAWN = ("model", "temperature", "top_p", "condition", "prompt_hash")  # how a sample was; the hash: exemplars and form
 IDENTITY = ("id", "k", "seed", *DRAWN)  # what tells a sample from others
@@ -59,6 +55,9 @@ class Samples:
     """Scored samples by question, greedy ones apart from the others."""
 
     def __init__(self) -> None:
+        from reasonrl.evaluation.metrics import GradedSample  # brings numpy, which `--help` need not wait for
+
+        self.make = GradedSample
         self.greedy: dict[str, tuple[GradedSample, list]] = {}
         self.sampled: dict[str, list[GradedSample]] = {}
         self.solutions: dict[str, dict[str, bool]] = {}  # of each question: chain of equations → whether it is right
@@ -68,11 +67,9 @@ class Samples:
 
     def add(self, record: Record, _: bytes = b"") -> None:
         """Raises RecordError for a record that is no scored sample, or came before."""
-        from reasonrl.evaluation.metrics import GradedSample  # brings numpy, which `--help` need not wait for
-
         _check(record)
         self._refuse_repeated(record)
-        sample = GradedSample(record.get("extracted"), record["correct"], rewards_of(record).get("orm"))
+        sample = self.make(record.get("extracted"), record["correct"], rewards_of(record).get("orm"))
         self.total += 1
         self.unparseable += sample.extracted is None
         self.truncated += record.get("finish") == "length"

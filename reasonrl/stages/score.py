@@ -11,7 +11,7 @@ from reasonrl.grading.verdict import Verdict
 from reasonrl.io import jsonl, provenance, streams
 from reasonrl.io.records import Record, need_text, rewards_of
 from reasonrl.rewards.registry import RewardResources, reward_specs
-from reasonrl.rewards.scorer import RewardScorer, Score
+from reasonrl.rewards.scorer import Pending, RewardScorer, Score
 from reasonrl.settings import ScoreSettings
 from reasonrl.tasks import source, user_file
 
@@ -106,13 +106,16 @@ class Stream:
             raise
         except ReasonRLError as error:  # of the task's own reader
             raise ReasonRLError(f"{self.place}: {error}") from None
-        pending = self.scorer.prepare(record, self.place)
+        prepared = self.scorer.prepare(record)
         self.tally.add(verdict)  # not before: a reward may refuse the record
         if (scored := next(self.earlier, None)) is not None:
             if any(scored.get(field) != record.get(field) for field in ("id", "k", "completion", "correct")):
                 raise UsageError(f"{self.out.partial}: record {self.tally.samples} {jsonl.OTHER}")
             return
-        self.scorer.add(pending)
+        if not self.scorer.works_in_batches:
+            self.out.write(with_score(record, self.scorer.score_alone(record, prepared)))
+            return
+        self.scorer.add(Pending(record, self.place, prepared))
         if self.scorer.is_full:
             self.flush()
 
@@ -122,8 +125,6 @@ class Stream:
             try:
                 self.out.write(with_score(pending.record, score))
             except RecordError as error:
-                if not self.scorer.works_in_batches:  # it is the record of this very line
-                    raise
                 raise ReasonRLError(f"{pending.place}: {error}") from None
 
     def finish(self) -> None:
@@ -138,7 +139,8 @@ def with_score(record: Record, score: Score) -> Record:
         for field, steps in (("step_rewards", result.step_rewards), ("step_values", result.step_values)):
             if steps is not None:
                 record[field] = (record.get(field) or {}) | {name: steps}
-    record["rewards"] = rewards_of(record) | {name: result.reward for name, result in score.results.items()}
+    before = record.get("rewards") or {}  # `visit` has seen that they are numbers by name
+    record["rewards"] = before | {name: result.reward for name, result in score.results.items()}
     record["reward"] = score.reward
     return record
 

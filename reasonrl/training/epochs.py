@@ -8,7 +8,7 @@ import torch
 from reasonrl import console
 from reasonrl.errors import ReasonRLError
 from reasonrl.settings.shared import RecordTrainerSettings
-from reasonrl.training.batching import share, update_batches
+from reasonrl.training.batching import share
 from reasonrl.training.loop import Loop
 
 
@@ -42,10 +42,11 @@ def fitting(
     return kept
 
 
-def run(loop: Loop, objective: Objective, examples: Sequence[Any], batch_size: int) -> dict[str, float]:
-    """Takes the loop through the examples and logs every update. Returns the last update's metrics."""
-    settings: Any = loop.settings
-    batches = update_batches(len(examples), batch_size, settings.epochs, settings.seed)
+def run(
+    loop: Loop, objective: Objective, examples: Sequence[Any], batches: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Takes the loop through `batches` (see `batching.update_batches`) of the examples and logs every update. Returns
+    the last update's metrics."""
     metrics: dict[str, float] = {}
     loop.model.train()
     with console.progress("training", total=len(batches)) as advance:
@@ -61,7 +62,7 @@ def run(loop: Loop, objective: Objective, examples: Sequence[Any], batch_size: i
                 return weight * objective.loss(one) / size
 
             metrics = loop.gradient_update(list(objective.microbatches(part)), loss)
-            epoch = round((loop.done + 1) * settings.epochs / len(batches), 4)
+            epoch = round((loop.done + 1) * loop.settings.epochs / len(batches), 4)
             loop.log(metrics | {"epoch": epoch, "examples": len(batch)} | objective.describe(batch))
             advance(loop.done + 1, f"loss {metrics['loss']:.3f}, {loop.speed:,.0f} tokens/s")
     return metrics

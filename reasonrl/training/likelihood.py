@@ -56,11 +56,11 @@ def train(
     checkpoint.open()
     accelerator.wait_for_everyone()
     kept = epochs.fitting(examples, settings, policy.context)
-    total = len(update_batches(len(kept), settings.batch_size, settings.epochs, settings.seed))
+    batches = update_batches(len(kept), settings.batch_size, settings.epochs, settings.seed)
     model = TokenLogprobs(prepare_model(policy, settings))
-    loop = Loop(accelerator, model, settings, total, checkpoint)
+    loop = Loop(accelerator, model, settings, len(batches), checkpoint)
     objective = Likelihood(loop, settings.batch_tokens or pass_tokens(policy.model, accelerator.device))
-    metrics = epochs.run(loop, objective, kept, settings.batch_size)
+    metrics = epochs.run(loop, objective, kept, batches)
 
     trained = loop.finish().model
     if loop.is_main:
@@ -70,14 +70,14 @@ def train(
                 "prompt": form.to_json(),
                 "tokenizer": policy.tokenizer_hash,
                 "examples": len(kept),
-                "updates": total,
+                "updates": len(batches),
                 "processes": loop.world,
             }
             | about
         )
         if metrics:
             loss_and_speed = f"last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
-            console.log(f"{total} updates on {len(kept)} examples, {loss_and_speed}")
+            console.log(f"{len(batches)} updates on {len(kept)} examples, {loss_and_speed}")
     accelerator.wait_for_everyone()
 
 

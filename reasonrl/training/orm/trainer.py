@@ -126,20 +126,20 @@ def train(
 
     rows = in_rows(training, settings.share_prompts)
     rows_per_update = max(1, round(settings.batch_size * len(rows) / len(training)))
-    total = len(update_batches(len(rows), rows_per_update, settings.epochs, settings.seed))
+    batches = update_batches(len(rows), rows_per_update, settings.epochs, settings.seed)
     model = prepare_model(reward_model, settings)
-    loop = Loop(accelerator, model, settings, total, checkpoint)
+    loop = Loop(accelerator, model, settings, len(batches), checkpoint)
     max_tokens = settings.batch_tokens or pass_tokens(reward_model.model, accelerator.device)
     embeddings = _output_embeddings(reward_model, model) if settings.lm_weight else None
-    metrics = epochs.run(loop, Verification(loop, settings, max_tokens, embeddings), rows, rows_per_update)
+    metrics = epochs.run(loop, Verification(loop, settings, max_tokens, embeddings), rows, batches)
 
     trained = loop.finish()
     report: dict[str, Any] = {}
     if loop.is_main:
         if metrics:
             console.log(
-                f"{total} updates on {len(training)} solutions of {len({e.question for e in training})} questions, "
-                f"last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
+                f"{len(batches)} updates on {len(training)} solutions of {len({e.question for e in training})} "
+                f"questions, last loss {metrics['loss']:.4f}, {loop.speed:,.0f} tokens/s"
             )
         if held_out:
             report = _evaluate(trained.eval(), held_out, max_tokens, settings.seed, checkpoint)
@@ -149,7 +149,7 @@ def train(
                 "prompt": form.to_json(),
                 "tokenizer": reward_model.tokenizer_hash,
                 "examples": len(training),
-                "updates": total,
+                "updates": len(batches),
                 "processes": loop.world,
                 "held_out": {name: value for name, value in report.items() if name not in ("bins", "by_step")},
             }
