@@ -80,7 +80,7 @@ def serve(path: str) -> None:
     """Takes requests until it is killed. Forks for each a process that forks the command and waits for it."""
     import accelerate  # noqa: F401
     import peft  # noqa: F401
-    import torch
+    import torch  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import reasonrl.cli
@@ -89,7 +89,6 @@ def serve(path: str) -> None:
     import reasonrl.training.orm.trainer
     import reasonrl.training.ppo.trainer  # noqa: F401
 
-    torch.set_num_threads(1)
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     if threads != 1:
         sys.exit(f"the fork server has {threads} threads: forks of it could hang")
@@ -152,7 +151,13 @@ def run(request: dict, received: list[int]) -> None:
         sys.stdout = open(1, "w", closefd=False)
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         sys.argv = ["reasonrl", *request["words"]]
+        import torch
+
         from reasonrl.__main__ import main
+
+        # A fork makes torch's thread pool anew when it is first asked for. transformers loads weights in several
+        # threads, and where two of them ask at once, one gets none ("Invalid thread pool!"). So ask while there is one.
+        torch.set_num_threads(torch.get_num_threads())
 
         main()
         code = 0
